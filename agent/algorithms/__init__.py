@@ -1,0 +1,1 @@
+"""One file an algorithm. Importing this package does not import torch."""

@@ -1,0 +1,197 @@
+"""Implicit Q-Learning (Kostrikov, Nair, Levine 2021, arXiv:2110.06169), in the order of the authors' code.
+
+One update on one batch (s, a, r, s', terminated), Q̂ the target critics:
+  1. V:  L_V = E[|τ − 1(Q̂min − V < 0)|·(Q̂min − V)²]                              (equation 5)
+  2. Q:  L_Q = Σ_i E[(r + γ(1 − terminated)·V(s') − Q_i)²], with the new V           (equation 6)
+     π:  L_π = −E[min(exp(β·(Q̂min − V)), 100)·log π(a|s)], with the new V            (equation 7)
+  3. Q̂ ← (1 − α)·Q̂ + α·Q
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agent import losses
+from agent.algorithms.iql_config import IQLConfig
+from agent.errors import CheckpointError
+from agent.networks import MLP, EnsembleCritic, GaussianActor
+from agent.transitions import Transitions
+
+
+class IQL:
+    """Networks, optimisers and the update. Holds all of an IQL learner's state.
+
+    `generator` initialises the networks and draws dropout masks; its state is part of `state_dict`.
+    """
+
+    name = "iql"
+
+    def __init__(
+        self,
+        config: IQLConfig,
+        *,
+        observation_size: int,
+        action_size: int,
+        offline_steps: int,
+        generator: torch.Generator,
+        device: torch.device | None = None,
+    ) -> None:
+        device = device or torch.device("cpu")
+        self.config = config
+        self.offline_steps = offline_steps
+        self.updates = 0
+        self.generator = generator
+        sizes = {"observation_size": observation_size, "action_size": action_size, "hidden": config.hidden}
+        self.actor = GaussianActor(**sizes, generator=generator, dropout=config.dropout).to(device)  # type: ignore[arg-type]
+        self.critic = self._make_critic(observation_size, action_size).to(device)
+        self.target_critic = self._make_critic(observation_size, action_size).to(device).requires_grad_(False)
+        self.target_critic.load_state_dict(self.critic.state_dict())
+        self.value = MLP(observation_size, config.hidden, 1, generator=generator).to(device)
+        self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=config.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            [{"params": list(self.critic.parameters())}, {"params": list(self.actor.parameters())}],
+            lr=config.learning_rate,
+            fused=True,
+        )
+        self._critic_params = list(self.critic.parameters())
+        self._target_params = list(self.target_critic.parameters())
+        self.actor.train()
+
+    def _make_critic(self, observation_size: int, action_size: int) -> EnsembleCritic:
+        return EnsembleCritic(
+            observation_size,
+            action_size,
+            self.config.hidden,
+            members=self.config.critics,
+            generator=self.generator,
+            layer_norm=self.config.critic_layer_norm,
+        )
+
+    def actor_learning_rate(self) -> float:
+        """Cosine from the base rate to zero over the offline steps; constant at the base rate once online.
+
+        The schedule ends with the offline phase instead of leaving the actor frozen when online training starts.
+        """
+        if self.updates >= self.offline_steps:
+            return self.config.learning_rate
+        return self.config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * self.updates / self.offline_steps))
+
+    def update(self, batch: Transitions) -> dict[str, Tensor]:
+        """One gradient step on all networks; returns scalar tensors (detached) for the log."""
+        c = self.config
+        with torch.no_grad():
+            q_hat_B = self.target_critic(batch.observation, batch.action).amin(dim=0)
+
+        v_B = self.value(batch.observation).squeeze(-1)
+        value_loss = losses.expectile_loss(q_hat_B - v_B, c.expectile)
+        self.value_optimizer.zero_grad()
+        value_loss.backward()  # type: ignore[no-untyped-call]
+        self.value_optimizer.step()
+
+        with torch.no_grad():
+            both = self.value(torch.cat([batch.observation, batch.next_observation])).squeeze(-1)
+            new_v_B, next_v_B = both.chunk(2)
+            advantage_B = q_hat_B - new_v_B
+            weights_B = losses.advantage_weights(advantage_B, c.beta, c.weight_clip)
+            target_B = losses.td_target(batch.reward, batch.discount, next_v_B)
+        q_NB = self.critic(batch.observation, batch.action)
+        critic_loss = losses.td_loss(q_NB, target_B)
+        mean_BA = torch.tanh(self.actor(batch.observation))
+        log_prob_B = losses.gaussian_log_prob(mean_BA, self.actor.clamped_log_std(), batch.action)
+        actor_loss = losses.weighted_regression_loss(weights_B, log_prob_B)
+        self.optimizer.param_groups[1]["lr"] = self.actor_learning_rate()
+        self.optimizer.zero_grad()
+        # The two losses share no parameters, so one backward pass serves both.
+        (critic_loss + actor_loss).backward()
+        self.optimizer.step()
+
+        with torch.no_grad():
+            torch._foreach_lerp_(self._target_params, self._critic_params, c.target_rate)
+        self.updates += 1
+        return {
+            "value_loss": value_loss.detach(),
+            "critic_loss": critic_loss.detach(),
+            "actor_loss": actor_loss.detach(),
+            "q": q_NB.detach(),
+            "v": new_v_B,
+            "advantage": advantage_B,
+            "weight": weights_B,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on: tensors by name and plain numbers."""
+        return {
+            "tensors": {
+                **prefixed("actor", self.actor.state_dict()),
+                **prefixed("critic", self.critic.state_dict()),
+                **prefixed("target_critic", self.target_critic.state_dict()),
+                **prefixed("value", self.value.state_dict()),
+                **optimizer_tensors("value_optimizer", self.value_optimizer),
+                **optimizer_tensors("optimizer", self.optimizer),
+                "generator": self.generator.get_state(),
+            },
+            "numbers": {"updates": self.updates, "offline_steps": self.offline_steps},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore exactly; any missing, extra or misshapen entry raises CheckpointError before anything changes."""
+        current = self.state_dict()
+        tensors: Mapping[str, Tensor] = state["tensors"]
+        optional = {name for name in {*tensors, *current["tensors"]} if "optimizer." in name}
+        unmatched = sorted((set(tensors) ^ set(current["tensors"])) - optional)
+        if unmatched:
+            raise CheckpointError(f"checkpoint and configuration disagree about {unmatched[0]} ({len(unmatched)} in all)")
+        for name, tensor in current["tensors"].items():
+            if name in tensors and tensors[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"checkpoint tensor {name} has shape {tuple(tensors[name].shape)}, this configuration makes "
+                    f"{tuple(tensor.shape)}: resume with the configuration that the run was started with"
+                )
+        for name, module in self.modules().items():
+            module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+        load_optimizer_tensors("value_optimizer", self.value_optimizer, tensors)
+        load_optimizer_tensors("optimizer", self.optimizer, tensors)
+        self.generator.set_state(tensors["generator"])
+        self.updates = int(state["numbers"]["updates"])
+        self.offline_steps = int(state["numbers"]["offline_steps"])
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """The four networks by the name that they have in checkpoints."""
+        return {
+            "actor": self.actor,
+            "critic": self.critic,
+            "target_critic": self.target_critic,
+            "value": self.value,
+        }
+
+
+def prefixed(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` with `name.` before every key."""
+    return {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+
+
+def optimizer_tensors(name: str, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
+    """Adam's moments and step counts, one entry a parameter; empty before the first step."""
+    state = optimizer.state_dict()["state"]
+    return {f"{name}.{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+
+
+def load_optimizer_tensors(name: str, optimizer: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of `optimizer_tensors`; every parameter must have its three entries, or none has any."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(f"{name}."):
+            index, field = key.removeprefix(f"{name}.").split(".")
+            entries.setdefault(int(index), {})[field] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    complete = {"step", "exp_avg", "exp_avg_sq"}
+    if entries and (set(entries) != set(range(len(parameters))) or any(set(e) != complete for e in entries.values())):
+        raise CheckpointError(f"checkpoint holds an incomplete state of {name}: it was cut short or edited")
+    state = optimizer.state_dict()
+    state["state"] = entries
+    optimizer.load_state_dict(state)

@@ -1,0 +1,106 @@
+"""The control board: one small mapped file of counters that the processes of a run share.
+
+Each slot has one writer, is an aligned int64 and is read without a lock, so a reader sees the old value or the new.
+Slots are hints for pacing and display; what must survive is in the store and in checkpoints.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+
+MAX_COLLECTORS = 64
+COLLECTOR_SLOTS = 8
+HEADER_SLOTS = 32
+
+
+class Phase(IntEnum):
+    """Where a run is."""
+
+    STARTING = 0
+    PRETRAIN = 1
+    EVALUATE = 2
+    WARMUP = 3
+    ONLINE = 4
+    DONE = 5
+
+
+class Slot(IntEnum):
+    """Run-wide slots and who writes them."""
+
+    PHASE = 0
+    """Learner."""
+    STOP = 1
+    """Supervisor: 1 asks everyone to finish the current step, save and leave."""
+    PRETRAIN_STEP = 2
+    """Learner: offline updates done."""
+    ONLINE_UPDATES = 3
+    """Learner: online updates done."""
+    POLICY_VERSION = 4
+    """Learner: newest published version."""
+    LEARNER_BEAT = 5
+    """Learner: monotonic ns of its last sign of life."""
+    LIMITER_STEPS = 6
+    """Learner: online steps at which pacing starts (after warm-up, or rebased after a rollback)."""
+    LIMITER_UPDATES = 7
+    """Learner: online updates at that point."""
+    LEARNER_WAIT_NS = 8
+    """Learner: total time spent waiting for collectors."""
+    READY = 9
+    """Supervisor: 1 once J(π0) has been measured and collection may start."""
+
+
+class CollectorSlot(IntEnum):
+    """Slots of one collector, which writes them all."""
+
+    BEAT = 0
+    STEPS = 1
+    EPISODES = 2
+    POLICY_VERSION = 3
+    WAIT_NS = 4
+    FAULTS = 5
+
+
+class Board:
+    """Maps RUN/board.bin, creating it when absent."""
+
+    def __init__(self, path: Path) -> None:
+        size = 8 * (HEADER_SLOTS + MAX_COLLECTORS * COLLECTOR_SLOTS)
+        with path.open("a+b") as file:
+            file.truncate(size)
+            self._map = mmap.mmap(file.fileno(), size)
+        self._slots = np.frombuffer(self._map, dtype=np.int64)
+        self._collectors = self._slots[HEADER_SLOTS:].reshape(MAX_COLLECTORS, COLLECTOR_SLOTS)
+
+    def __getitem__(self, slot: Slot) -> int:
+        return int(self._slots[slot])
+
+    def __setitem__(self, slot: Slot, value: int) -> None:
+        self._slots[slot] = value
+
+    def collector(self, index: int) -> np.ndarray:
+        """The slots of one collector, int64 [COLLECTOR_SLOTS], indexed by `CollectorSlot`."""
+        row: np.ndarray = self._collectors[index]
+        return row
+
+    def online_steps(self) -> int:
+        """Environment steps stored by all collectors, those of earlier starts included."""
+        return int(self._collectors[:, CollectorSlot.STEPS].sum())
+
+    def beat(self) -> None:
+        """The learner is alive."""
+        self._slots[Slot.LEARNER_BEAT] = time.monotonic_ns()
+
+    @property
+    def phase(self) -> Phase:
+        """Current phase."""
+        return Phase(self[Slot.PHASE])
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the supervisor asked everyone to leave."""
+        return self[Slot.STOP] != 0

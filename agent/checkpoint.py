@@ -1,0 +1,131 @@
+"""Atomic checkpoints: safetensors for tensors, JSON for the rest, nothing that executes code on load.
+
+    RUN/checkpoints/000012000/  tensors.safetensors  state.json  manifest.json (sha256 of both)
+    RUN/checkpoints/LATEST      name of the newest complete folder
+
+Ordering: a folder is complete and durable under a temporary name before it is renamed, LATEST moves after the rename,
+and older folders go only after LATEST moved. Whatever instant the process dies at, LATEST names a complete checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from agent.errors import CheckpointError
+from agent.files import sync_directory, write_atomic
+
+FORMAT = "slipway.checkpoint/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What one folder holds."""
+
+    name: str
+    """Folder name, the zero-padded total of updates."""
+    tensors: dict[str, Tensor]
+    """Networks, targets, optimiser moments, torch generator states, by name."""
+    state: dict[str, Any]
+    """Everything else, JSON-able."""
+
+
+def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any], *, keep: int) -> Path:
+    """Write checkpoint `step` below `folder` (RUN/checkpoints) and drop all but the newest `keep`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".tmp-*"):
+        shutil.rmtree(stale)
+    final = folder / f"{step:09d}"
+    if final.exists():
+        if is_loadable(final):
+            # A resume that stopped at once: the state after `step` updates is already on disk.
+            return final
+        shutil.rmtree(final)
+    temporary = folder / f".tmp-{step:09d}-{os.getpid()}"
+    temporary.mkdir()
+    payloads = {
+        "tensors.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}),
+        "state.json": json.dumps(state, sort_keys=True).encode(),
+    }
+    manifest = {"format": FORMAT, "files": {name: hashlib.sha256(data).hexdigest() for name, data in payloads.items()}}
+    for name, data in {**payloads, "manifest.json": json.dumps(manifest, sort_keys=True).encode()}.items():
+        with (temporary / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    sync_directory(temporary)
+    temporary.rename(final)
+    sync_directory(folder)
+    write_atomic(folder / "LATEST", final.name.encode())
+    for old in complete(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def complete(folder: Path) -> list[Path]:
+    """Checkpoint folders in order of age, oldest first."""
+    return sorted(path for path in folder.glob("[0-9]*") if path.is_dir())
+
+
+def is_loadable(path: Path) -> bool:
+    """Whether `load` would succeed."""
+    try:
+        load(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def load_latest(folder: Path, *, on_fallback: Callable[[str], None]) -> Checkpoint | None:
+    """The newest loadable checkpoint, None if none was ever saved.
+
+    A corrupt newest one is passed over with a word to `on_fallback`; if every one is corrupt, CheckpointError.
+    """
+    candidates = complete(folder) if folder.exists() else []
+    failures = []
+    for path in reversed(candidates):
+        try:
+            return load(path)
+        except CheckpointError as error:
+            failures.append(str(error))
+            on_fallback(str(error))
+    if failures:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be loaded ({failures[0]}): "
+            "restore the folder from a backup or start a new run with another --out"
+        )
+    return None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint folder; CheckpointError names the file that is missing or corrupt."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path / 'manifest.json'} is missing or corrupt") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path} is not of the format {FORMAT}: use the Slipway that wrote it")
+    contents = {}
+    for name, digest in manifest["files"].items():
+        try:
+            data = (path / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"checkpoint file {path / name} is missing") from error
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise CheckpointError(f"checkpoint file {path / name} is corrupt (sha256 differs from its manifest)")
+        contents[name] = data
+    return Checkpoint(
+        name=path.name,
+        tensors=safetensors.torch.load(contents["tensors.safetensors"]),
+        state=json.loads(contents["state.json"]),
+    )

@@ -1,0 +1,133 @@
+"""Configuration of a run: frozen dataclasses, one literal under each field, from which the command's help is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agent.algorithms.iql_config import IQLConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """Concurrent fine-tuning."""
+
+    collectors: int = 1
+    """Processes that drive an environment each, 1 to 64."""
+    warmup_steps: int = 5000
+    """Environment steps collected by the frozen pretrained policy before the first online update."""
+    utd: float = 1.0
+    """Gradient updates per online environment step (update-to-data ratio), 0.02 to 20."""
+    offline_fraction: float = 0.5
+    """Share of each batch that comes from the offline data, in [0, 1]."""
+    tolerance_steps: int = 1000
+    """How many environment steps either side may run ahead of the update-to-data ratio before it waits."""
+    publish_seconds: float = 0.5
+    """Seconds between published policy versions."""
+    exploration_noise: float = 1.0
+    """Multiplies the policy's own standard deviation while collecting; 0 acts by the mean."""
+    durability: Literal["process", "interval", "block"] = "interval"
+    """What survives a power loss: see docs/store.md. A killed process loses no committed step under any of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Episodes by the mean action in a process of their own, on seeds disjoint from training."""
+
+    episodes: int = 20
+    """Episodes of each evaluation along the learning curve."""
+    final_episodes: int = 100
+    """Episodes of the evaluations after pretraining and at the end."""
+    every_steps: int = 10_000
+    """Online environment steps between evaluations along the curve; 0 leaves them out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the learner's whole state is saved."""
+
+    every_updates: int = 10_000
+    """Updates between checkpoints."""
+    keep: int = 3
+    """Newest checkpoints kept, at least 2, so that a corrupt newest one has a stand-in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run of the long-running agent: pretrain from a store, then fine-tune online.
+
+    The same command again resumes the run where it stopped.
+    """
+
+    replay: Path = Path()
+    """Replay store with the offline data (made by `slipway ingest` or `slipway collect`)."""
+    out: Path = Path()
+    """Run directory; the same command again resumes it."""
+    env: str = ""
+    """Gymnasium environment id; empty takes the one recorded with the data."""
+    max_episode_steps: int = 0
+    """Time limit in steps; 0 takes the one recorded with the data."""
+    preset: str = ""
+    """locomotion, antmaze, adroit, kitchen, pointmaze or fetch; empty takes the environment's own."""
+    seed: int = 0
+    """Seeds networks, sampling, exploration and evaluation."""
+    pretrain_steps: int = 100_000
+    """Offline updates."""
+    online_steps: int = 0
+    """Online environment steps, warm-up included; 0 only pretrains."""
+    normalize_observations: bool = True
+    """Subtract the offline mean and divide by the offline deviation; frozen for online training and export."""
+    observation_clip: float = 10.0
+    """Normalised observations are clipped to ± this many deviations."""
+    reward_scaling: Literal["none", "return_range"] = "none"
+    """return_range multiplies rewards by 1000/(max − min return of the data), as published for locomotion."""
+    reward_shift: float = 0.0
+    """Added to every (scaled) reward; −1 turns a goal reward of 1 into a cost per step, as published for AntMaze."""
+    threads: int = 1
+    """Threads of the learner; one is fastest at these sizes."""
+    log_every: int = 500
+    """Updates between lines in metrics.jsonl."""
+    algorithm: IQLConfig = field(default_factory=IQLConfig)
+    """Implicit Q-Learning."""
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+    """Concurrent fine-tuning."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Evaluation."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+
+    def rules(self) -> list[tuple[str, bool, str]]:
+        """(field, holds, what it must be) for every value that has a range."""
+        a, o, e = self.algorithm, self.online, self.evaluation
+        return [
+            ("pretrain_steps", self.pretrain_steps >= 0, "must be 0 or more"),
+            ("online_steps", self.online_steps >= 0, "must be 0 or more"),
+            ("threads", self.threads >= 1, "must be 1 or more"),
+            ("log_every", self.log_every >= 1, "must be 1 or more"),
+            ("max_episode_steps", self.max_episode_steps >= 0, "must be 0 or more"),
+            ("seed", self.seed >= 0, "must be 0 or more"),
+            ("observation_clip", self.observation_clip > 0, "must be positive"),
+            ("algorithm.expectile", 0.0 < a.expectile < 1.0, "must lie in (0, 1)"),
+            ("algorithm.beta", a.beta >= 0.0, "must be 0 or more"),
+            ("algorithm.weight_clip", a.weight_clip > 0.0, "must be positive"),
+            ("algorithm.discount", 0.0 <= a.discount < 1.0, "must lie in [0, 1)"),
+            ("algorithm.target_rate", 0.0 < a.target_rate <= 1.0, "must lie in (0, 1]"),
+            ("algorithm.learning_rate", a.learning_rate > 0.0, "must be positive"),
+            ("algorithm.batch_size", a.batch_size >= 1, "must be 1 or more"),
+            ("algorithm.hidden", len(a.hidden) > 0 and min(a.hidden) >= 1, "needs one width or more, each at least 1"),
+            ("algorithm.critics", a.critics >= 1, "must be 1 or more"),
+            ("algorithm.dropout", 0.0 <= a.dropout < 1.0, "must lie in [0, 1)"),
+            ("online.collectors", 1 <= o.collectors <= 64, "must lie in 1 to 64"),
+            ("online.warmup_steps", o.warmup_steps >= 1, "must be 1 or more"),
+            ("online.utd", 0.02 <= o.utd <= 20.0, "must lie in 0.02 to 20"),
+            ("online.offline_fraction", 0.0 <= o.offline_fraction <= 1.0, "must lie in [0, 1]"),
+            ("online.tolerance_steps", o.tolerance_steps >= 1, "must be 1 or more"),
+            ("online.publish_seconds", o.publish_seconds > 0.0, "must be positive"),
+            ("online.exploration_noise", o.exploration_noise >= 0.0, "must be 0 or more"),
+            ("evaluation.episodes", e.episodes >= 1, "must be 1 or more"),
+            ("evaluation.final_episodes", e.final_episodes >= 1, "must be 1 or more"),
+            ("evaluation.every_steps", e.every_steps >= 0, "must be 0 or more"),
+            ("checkpoint.every_updates", self.checkpoint.every_updates >= 1, "must be 1 or more"),
+            ("checkpoint.keep", self.checkpoint.keep >= 2, "must be 2 or more"),
+        ]

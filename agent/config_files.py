@@ -1,0 +1,162 @@
+"""Reading, writing, merging and comparing configurations.
+
+Precedence, weakest first: defaults, preset, CONFIG.toml, command-line flags. The resolved result is RUN/config.toml.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent.config import TrainConfig
+from agent.errors import ConfigError
+
+C = TypeVar("C")
+
+# What a resume may change without making another experiment of the run.
+RESUMABLE = ("out", "online_steps", "online.collectors", "evaluation.", "checkpoint.", "log_every")
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the closest candidate, or nothing."""
+    close = difflib.get_close_matches(name, list(candidates), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    return sorted(p.name.removesuffix(".toml") for p in resources.files("agent.presets").iterdir() if p.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The nested values of one preset; ConfigError for an unknown name."""
+    names = preset_names()
+    if name not in names:
+        raise ConfigError(f"unknown preset {name!r}{nearest(name, names)} (presets: {', '.join(names)})")
+    return tomllib.loads((resources.files("agent.presets") / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The nested values of a user's file; ConfigError names the line that does not parse."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from error
+
+
+def merge(base: C, values: Mapping[str, Any], *, where: str, prefix: str = "") -> C:
+    """`base` (a configuration dataclass) with nested `values`.
+
+    An unknown key or a value of another type is a ConfigError that names the key, `where` it stands and its nearest
+    neighbour.
+    """
+    fields = {f.name for f in dataclasses.fields(typing.cast(Any, base))}
+    hints = typing.get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in fields:
+            raise ConfigError(f"unknown key {name!r} in {where}{nearest(key, fields)}")
+        current = getattr(base, key)
+        if dataclasses.is_dataclass(current) and not isinstance(current, type):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{name} in {where} must be a table, not {value!r}")
+            changes[key] = merge(current, value, where=where, prefix=f"{name}.")
+        else:
+            changes[key] = coerce(value, hints[key], name, where)
+    return typing.cast(C, dataclasses.replace(typing.cast(Any, base), **changes))
+
+
+def coerce(value: Any, hint: Any, name: str, where: str) -> Any:
+    """`value` from TOML as the field's type."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        allowed = typing.get_args(hint)
+        if value in allowed:
+            return value
+        raise ConfigError(f"{name} in {where} is {value!r} but must be one of {', '.join(map(str, allowed))}")
+    if origin is tuple and isinstance(value, list):
+        item = typing.get_args(hint)[0]
+        return tuple(coerce(v, item, name, where) for v in value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = origin or hint
+    if isinstance(plain, type) and isinstance(value, plain) and (plain is bool or not isinstance(value, bool)):
+        return value
+    expected = getattr(hint, "__name__", str(hint)) if not isinstance(hint, types.UnionType) else str(hint)
+    raise ConfigError(f"{name} in {where} is {value!r} but must be of type {expected}")
+
+
+def to_nested(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as nested plain values."""
+    nested: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            nested[f.name] = to_nested(value)
+        elif isinstance(value, Path):
+            nested[f.name] = str(value)
+        else:
+            nested[f.name] = list(value) if isinstance(value, tuple) else value
+    return nested
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Dotted names to values."""
+    flat: dict[str, Any] = {}
+    for key, value in to_nested(config).items():
+        if isinstance(value, dict):
+            flat.update({f"{key}.{inner}": v for inner, v in value.items()})
+        else:
+            flat[key] = value
+    return flat
+
+
+def to_toml(config: TrainConfig) -> str:
+    """The resolved configuration as TOML: scalars first, then a table for each part."""
+    nested = to_nested(config)
+    lines = [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in nested.items() if not isinstance(v, dict)]
+    for table, values in nested.items():
+        if isinstance(values, dict):
+            lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(path: Path) -> TrainConfig:
+    """The configuration saved at `path`."""
+    return merge(TrainConfig(), load_toml(path), where=str(path))
+
+
+def validate(config: TrainConfig) -> None:
+    """ConfigError naming the first field whose value cannot work."""
+    for name, holds, rule in config.rules():
+        if not holds:
+            raise ConfigError(f"{name} is {flatten(config)[name]} but {rule}")
+    warmup = config.online.warmup_steps
+    if config.online_steps and config.online_steps <= warmup:
+        raise ConfigError(
+            f"online_steps is {config.online_steps} but the warm-up alone takes {warmup} steps: "
+            "raise --online-steps or lower --online.warmup-steps"
+        )
+
+
+def incompatible(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
+    """`field: saved → wanted` for every difference that a resume does not allow."""
+    before, after = flatten(saved), flatten(wanted)
+    return [
+        f"{name}: {before[name]} → {after[name]}"
+        for name in before
+        if before[name] != after[name] and not any(name == r or (r.endswith(".") and name.startswith(r)) for r in RESUMABLE)
+    ]

@@ -1,0 +1,31 @@
+"""What the command line reports in one line with exit code 2, and everything else that is a crash of ours."""
+
+from __future__ import annotations
+
+from envs.errors import EnvError
+from export.errors import ExportError
+from replay.errors import ReplayError
+
+
+class AgentError(Exception):
+    """The user's input cannot be used as it stands; the message says what, where and how to mend it."""
+
+
+class ConfigError(AgentError):
+    """A configuration value, file or preset that cannot be used."""
+
+
+class CheckpointError(AgentError):
+    """A checkpoint that is missing, corrupt or belongs to another configuration."""
+
+
+class DivergenceError(AgentError):
+    """Training produced a non-finite or exploding value; the last good checkpoint stands."""
+
+
+class RunError(AgentError):
+    """A run directory that is in use, incomplete or was made by another configuration."""
+
+
+# The leaves never import each other, so each owns a root; together they are one tree for the command line.
+SLIPWAY_ERRORS: tuple[type[Exception], ...] = (AgentError, ReplayError, EnvError, ExportError)

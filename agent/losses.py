@@ -1,0 +1,53 @@
+"""Implicit Q-Learning's losses as pure functions (Kostrikov et al. 2021, arXiv:2110.06169).
+
+Shapes: B batch, A action, N critics. All tensors float32 unless stated; every loss returns a scalar.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def expectile_loss(difference_B: Tensor, expectile: float) -> Tensor:
+    """Mean of |τ − 1(u < 0)|·u² over u = Q̂ − V (equations 4 and 5).
+
+    `difference_B`: [B], `expectile` τ in (0, 1). τ = 0.5 is half the mean squared error; τ → 1 makes V the
+    in-sample maximum of Q̂.
+    """
+    weight_B = torch.where(difference_B < 0, 1.0 - expectile, expectile)
+    return (weight_B * difference_B.square()).mean()
+
+
+def td_target(reward_B: Tensor, discount_B: Tensor, next_value_B: Tensor) -> Tensor:
+    """r + γ(1 − terminated)·V(s'), the target of equation 6; `discount_B` already holds γ(1 − terminated).
+
+    A time limit (truncated) leaves the discount at γ: only termination stops the bootstrap.
+    """
+    return reward_B + discount_B * next_value_B
+
+
+def td_loss(q_NB: Tensor, target_B: Tensor) -> Tensor:
+    """Sum over the N critics of the mean squared error to one shared target (equation 6). `q_NB`: [N, B]."""
+    return (q_NB - target_B).square().mean(dim=1).sum()
+
+
+def advantage_weights(advantage_B: Tensor, beta: float, clip: float) -> Tensor:
+    """min(exp(β·A), clip), the weights of equation 7; the clip (100) is the authors' code's. Shape [B]."""
+    # The exponent is bounded before exp: float32 overflows at 88 and an infinite weight times a zero is NaN.
+    return torch.exp(torch.clamp(beta * advantage_B, max=math.log(clip)))
+
+
+def gaussian_log_prob(mean_BA: Tensor, log_std_A: Tensor, action_BA: Tensor) -> Tensor:
+    """log N(a; μ, diag σ²) summed over action dimensions. Shapes [B, A], [A], [B, A] → [B]."""
+    z_BA = (action_BA - mean_BA) * torch.exp(-log_std_A)
+    return (-0.5 * z_BA.square() - log_std_A - LOG_SQRT_2PI).sum(dim=-1)
+
+
+def weighted_regression_loss(weights_B: Tensor, log_prob_B: Tensor) -> Tensor:
+    """−E[w·log π(a|s)], advantage-weighted policy extraction (equation 7). The weights carry no gradient."""
+    return -(weights_B.detach() * log_prob_B).mean()

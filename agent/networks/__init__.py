@@ -1,0 +1,7 @@
+"""Networks: trunks, actors and critics, initialised from an explicit torch.Generator."""
+
+from agent.networks.actors import GaussianActor
+from agent.networks.critics import EnsembleCritic
+from agent.networks.trunks import MLP
+
+__all__ = ["MLP", "EnsembleCritic", "GaussianActor"]

@@ -1,0 +1,49 @@
+"""What every process of a run does at its start: one thread, a name for its incidents, and dying with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+PR_SET_PDEATHSIG = 1
+
+
+def limit_threads(threads: int = 1) -> None:
+    """Set the numeric libraries' thread counts; only effective before numpy or torch are imported.
+
+    One process, one thread: oversubscribed cores cost more than they give at these network sizes.
+    """
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(threads)
+
+
+def die_with_parent(parent: int) -> None:
+    """Receive SIGTERM when process `parent` ends for whatever reason, kill -9 included (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        # The parent died before the request was in place.
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT into a flag that loops look at; the second signal acts at once."""
+
+    def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
+        self._received = False
+        self._also = also
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame: object) -> None:
+        if self._received:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._received = True
+
+    def __call__(self) -> bool:
+        return self._received or self._also()

@@ -1,0 +1,93 @@
+"""The run directory: names of its files, who owns it, and whether a command may continue it.
+
+    RUN/ config.toml  status.json  metrics.jsonl  events.jsonl  tensorboard/  board.bin  agent.lock  logs/
+         checkpoints/STEP/ + LATEST   policies/vNNNNNN.onnx + LATEST   replay.zarr/   report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from agent.config import TrainConfig
+from agent.config_files import from_toml, incompatible, to_toml
+from agent.errors import RunError
+from agent.files import append_line, read_lines, write_atomic
+
+
+class RunDirectory:
+    """Paths and small records of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.preparation = path / "preparation.json"
+        self.status = path / "status.json"
+        self.metrics = path / "metrics.jsonl"
+        self.events = path / "events.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.board = path / "board.bin"
+        self.lock = path / "agent.lock"
+        self.logs = path / "logs"
+        self.checkpoints = path / "checkpoints"
+        self.policies = path / "policies"
+        self.replay = path / "replay.zarr"
+        self.report = path / "report.html"
+
+    def load_config(self) -> TrainConfig:
+        """The configuration that the run was started with; RunError where `path` is no run."""
+        if not self.config.exists():
+            raise RunError(f"{self.path} is not a run directory (no config.toml): give the --out of a `slipway train`")
+        return from_toml(self.config)
+
+    def prepare(self, config: TrainConfig) -> bool:
+        """Make the directory for `config`, or check that it already belongs to it; True when it is resumed."""
+        if self.config.exists():
+            differences = incompatible(self.load_config(), config)
+            if differences:
+                raise RunError(
+                    f"{self.path} belongs to another configuration ({'; '.join(differences[:3])}): "
+                    "repeat its command to resume it, or choose another --out"
+                )
+            write_atomic(self.config, to_toml(config).encode())
+            return True
+        if self.path.exists() and any(self.path.iterdir()):
+            raise RunError(f"{self.path} exists and is not a run directory: choose another --out")
+        for folder in (self.path, self.logs, self.policies, self.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.config, to_toml(config).encode())
+        return False
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the run for this process; RunError naming the pid of another that holds it."""
+        with self.lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise RunError(
+                    f"run {self.path} is in use by the agent with pid {file.read().strip() or 'unknown'}: "
+                    "stop that one first, or choose another --out"
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def event(self, kind: str, message: str, **details: Any) -> None:
+        """Record an incident or a turning point."""
+        append_line(self.events, {"time": time.time(), "kind": kind, "message": message, **details})
+
+    def metric(self, kind: str, **values: Any) -> None:
+        """Record one line of figures; `kind` is train, evaluation or collector."""
+        append_line(self.metrics, {"time": time.time(), "kind": kind, **values})
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluation lines of metrics.jsonl, oldest first."""
+        return [record for record in read_lines(self.metrics) if record["kind"] == "evaluation"]
