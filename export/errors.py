@@ -1,0 +1,22 @@
+"""Errors of the export package: one root, each message one line that says what, where and what to do."""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    """Root of every error that exporting, verifying, loading or running a policy raises on purpose."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class ContractError(ExportError):
+    """A policy contract is missing something, contradicts itself, or is not the one that was expected."""
+
+
+class IntegrityError(ExportError):
+    """A file is missing, truncated or altered: its bytes are not the ones its checksum was made from."""
+
+
+class ParityError(ExportError):
+    """The exported policy does not compute what the reference (trained network, golden outputs) computes."""

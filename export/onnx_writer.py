@@ -1,0 +1,172 @@
+"""Actor -> ONNX: the only file of this package that imports torch.
+
+The network alone goes through torch's exporter; the normaliser in front of it and the squashing, noise, scaling and
+clamping behind it are written out node by node, so that every constant keeps the name by which `template` patches it:
+
+    observation -> (o - mean) * inv_std -> clip ±c -> network -> raw
+    raw -> tanh -> [+ exp(log_std) * eps] -> clip ±1 -> * scale + shift -> clamp(low, high) -> action
+
+The exporter's optimiser stays off: it merges equal constants and folds weights into others, after which a weight can
+no longer be replaced. onnxruntime does the same folding when it opens the file.
+
+Shape legend: B batch, O observation entries, A action entries.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from export import wire
+from export.contract import Contract, contract_metadata
+from export.errors import ContractError, ExportError
+from export.template import Template
+
+
+class _Named(torch.nn.Module):
+    """Gives the network's initializers their prefix `network.`."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, normalized: torch.Tensor) -> torch.Tensor:
+        raw: torch.Tensor = self.network(normalized)
+        return raw
+
+
+def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, contract: Contract) -> bytes:
+    """ONNX bytes of a policy; equal inputs give equal bytes, whatever the folder.
+
+    `network` maps the normalised observation [B, O] float32 to the pre-squash mean [B, A]; it is copied, moved to the
+    CPU and put in evaluation mode. `log_std` [A] adds the input `eps` [B, A] and must be given exactly when
+    `contract.stochastic.eps`. Raises ExportError when the network has other sizes or cannot be expressed in ONNX.
+    """
+    if (log_std is not None) != contract.stochastic.eps:
+        raise ContractError("contract stochastic.eps must be true exactly when log_std is given: correct the contract")
+    if log_std is not None and tuple(log_std.shape) != (contract.action_size,):
+        raise ExportError(f"log_std has shape {tuple(log_std.shape)}, the action {contract.action_size} entries")
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ExportError(f"weight {name} is {tensor.dtype}: a policy is float32; export `network.float()`")
+    graph = _export_network(_Named(copy.deepcopy(network).cpu().eval()), contract)
+    if log_std is not None:
+        graph.initializer.append(numpy_helper.from_array(log_std.detach().cpu().float().numpy(), "log_std"))
+    for name, value in contract.constants().items():
+        graph.initializer.append(numpy_helper.from_array(value, name))
+
+    whole = helper.make_graph(
+        [*_before(contract), *graph.node, *_after(contract)],
+        "slipway_policy",
+        [_value("observation", contract.observation_size)]
+        + ([_value("eps", contract.action_size)] if log_std is not None else []),
+        [_value("action", contract.action_size), _value("raw", contract.action_size)],
+        initializer=list(graph.initializer),
+    )
+    model = helper.make_model(
+        whole,
+        producer_name="slipway",
+        producer_version=f"torch {torch.__version__}",
+        ir_version=contract.onnx.ir,
+        opset_imports=[helper.make_opsetid("", contract.onnx.opset)],
+    )
+    onnx.checker.check_model(model)
+    body: bytes = model.SerializeToString(deterministic=True)
+    data = body + wire.encode_entries(contract_metadata(contract))
+    Template.from_bytes(data)  # an export that cannot be patched and read back is refused here, not on the device
+    return data
+
+
+def _before(contract: Contract) -> list[onnx.NodeProto]:
+    node = helper.make_node
+    clip = contract.normalizer.clip is not None
+    nodes = [
+        node("Sub", ["observation", "normalizer.mean"], ["policy/centred"]),
+        node("Mul", ["policy/centred", "normalizer.inv_std"], ["policy/scaled" if clip else "policy/normalized"]),
+    ]
+    if clip:
+        limits = ["normalizer.clip_low", "normalizer.clip_high"]
+        nodes.append(node("Clip", ["policy/scaled", *limits], ["policy/normalized"]))
+    return nodes
+
+
+def _after(contract: Contract) -> list[onnx.NodeProto]:
+    node = helper.make_node
+    nodes = [node("Tanh", ["raw"], ["policy/squashed"])]
+    squashed = "policy/squashed"
+    if contract.stochastic.eps:
+        one = [
+            node("Constant", [], [name], value=helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
+            for name, value in (("policy/-1", -1.0), ("policy/+1", 1.0))
+        ]
+        nodes += [
+            node("Exp", ["log_std"], ["policy/std"]),
+            node("Mul", ["policy/std", "eps"], ["policy/noise"]),
+            node("Add", ["policy/squashed", "policy/noise"], ["policy/noisy"]),
+            *one,
+            node("Clip", ["policy/noisy", "policy/-1", "policy/+1"], ["policy/unit"]),
+        ]
+        squashed = "policy/unit"
+    # Without noise tanh already lies within ±1, so that clamp would change nothing.
+    return [
+        *nodes,
+        node("Mul", [squashed, "action.scale"], ["policy/spread"]),
+        node("Add", ["policy/spread", "action.shift"], ["policy/shifted"]),
+        node("Max", ["policy/shifted", "action.low"], ["policy/floored"]),
+        node("Min", ["policy/floored", "action.high"], ["action"]),
+    ]
+
+
+def _value(name: str, size: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+
+
+def _export_network(named: _Named, contract: Contract) -> onnx.GraphProto:
+    example = torch.zeros(2, contract.observation_size)
+    with torch.no_grad():
+        try:
+            raw = named(example)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ExportError(
+                f"network refuses a [2, {contract.observation_size}] observation ({error}): contract and network differ"
+            ) from error
+    if not isinstance(raw, torch.Tensor) or tuple(raw.shape) != (2, contract.action_size):
+        shape = tuple(raw.shape) if isinstance(raw, torch.Tensor) else type(raw).__name__
+        raise ExportError(f"network gives {shape} for a batch of 2, the contract [2, {contract.action_size}]")
+    chatter = logging.getLogger("torch.onnx")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)  # "torchvision is not installed", once for every export
+    try:
+        with warnings.catch_warnings():
+            # The exporter's own deprecation and axis-name notes; nothing in them is for our caller.
+            for category in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.simplefilter("ignore", category)
+            program = torch.onnx.export(
+                named,
+                (example,),
+                dynamo=True,
+                external_data=False,
+                opset_version=contract.onnx.opset,
+                optimize=False,
+                verbose=False,
+                input_names=["policy/normalized"],
+                output_names=["raw"],
+                dynamic_shapes={"normalized": {0: torch.export.Dim("batch")}},
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"network has no ONNX form ({error}): use operations that torch.onnx exports") from error
+    finally:
+        chatter.setLevel(level)
+    if program is None:
+        raise ExportError("torch.onnx.export returned nothing: install a torch that has the dynamo exporter (>= 2.8)")
+    graph: onnx.GraphProto = program.model_proto.graph
+    for item in graph.node:
+        # Source paths and stack traces of the exporting machine: they would make bytes differ per checkout.
+        del item.metadata_props[:]
+        item.ClearField("doc_string")
+    return graph

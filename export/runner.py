@@ -1,0 +1,302 @@
+"""Runs a policy: numpy and onnxruntime only, one thread, buffers bound once.
+
+Collectors and evaluations call `act`; a device calls `step`, which never raises on what a sensor delivered but returns
+a safe action and says why in `flags`. The order inside `step` is the invariant that makes it safe:
+
+    age and sequence of the observation -> range (NaN and infinity fail it) -> poison the output -> run
+    -> finite (a poisoned output that the run did not overwrite fails here) -> bounds -> rate limit
+
+Shape legend: B batch, O observation entries, A action entries.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from export.bundle import Policy, read_policy
+from export.contract import check_expected
+from export.errors import ExportError, IntegrityError, ParityError
+
+F32 = np.float32
+
+
+class Flag(enum.IntFlag):
+    """What a guarded step noticed. Everything in FAULT means that the returned action is not the policy's."""
+
+    OK = 0
+    STALE = 1  # older than control.max_obs_age_ms
+    BACKWARDS = 2  # measured before the previous observation, or in the future
+    SHAPE = 4  # not [O] numbers
+    RANGE = 8  # NaN, infinity, or outside valid_min..valid_max
+    RUN = 16  # onnxruntime refused
+    NOT_FINITE = 32  # the policy gave NaN or infinity, or nothing
+    BOUNDS = 64  # the policy left its own bounds
+    RATE_LIMITED = 128  # note, no fault: the action was moved towards the last executed one
+    LATE = 256  # note, no fault: the step took longer than control.deadline_ms
+
+
+FAULT = int(
+    Flag.STALE | Flag.BACKWARDS | Flag.SHAPE | Flag.RANGE | Flag.RUN | Flag.NOT_FINITE | Flag.BOUNDS,
+)
+_CLOCK_SLACK_S = 1e-3  # a time stamp may be this far in the future: clocks of two processes are read at two moments
+
+
+class PolicyRunner:
+    """An opened policy. Not for use by several threads at once: calls share the bound buffers.
+
+    `policy` is a bundle folder, a .onnx file with its .sha256 beside it, ONNX bytes, or what `read_policy` returned.
+    `expect` is part of a contract as plain data (`{"action": {"names": [...]}}`) that must agree, or it is refused.
+    A bundle's golden outputs are recomputed through the bound buffers before the runner is ready.
+    """
+
+    _observation_O: np.ndarray
+    _action_A: np.ndarray
+    _raw_A: np.ndarray
+    _eps_A: np.ndarray
+    _last_A: np.ndarray
+    _eps_used: bool
+    _executed: bool
+    _last_t: float
+
+    def __init__(self, policy: str | Path | bytes | Policy, *, expect: Mapping[str, Any] | None = None) -> None:
+        if not isinstance(policy, Policy):
+            policy = read_policy(policy)
+        self.policy = policy
+        self.contract = policy.contract
+        self.observation_size = policy.contract.observation_size
+        self.action_size = policy.contract.action_size
+        self.stochastic = policy.contract.stochastic.eps
+        if expect is not None:
+            check_expected(policy.contract.to_dict(), expect, where=policy.source)
+        self._session = _open_session(policy)
+        self._bind()
+        self._prepare_guard()
+        self.infer(np.zeros(self.observation_size, F32))  # warm-up: the first run allocates
+        if policy.golden is not None:
+            check_golden(self, policy.golden, policy.source)
+
+    def act(self, observation: np.ndarray, eps: np.ndarray | None = None) -> np.ndarray:
+        """Action [A] or [B, A] float32 in environment units for an observation [O] or [B, O]; a copy, yours to keep.
+
+        `eps` is standard normal noise of the action's shape for a stochastic policy; None gives the mean action.
+        Unguarded: NaN in gives NaN out. Raises ExportError for another shape or a type that is not a real number.
+        """
+        if observation.ndim == 1:
+            self._run_bound(observation, eps)
+            return self._action_A.copy()
+        return self._run_batch(observation, eps)[0]
+
+    def infer(self, observation: np.ndarray, eps: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Like `act`, and also the network's pre-squash mean `raw`, in the same shape."""
+        if observation.ndim == 1:
+            self._run_bound(observation, eps)
+            return self._action_A.copy(), self._raw_A.copy()
+        return self._run_batch(observation, eps)
+
+    def step(self, observation: np.ndarray, t_obs: float | None = None) -> tuple[np.ndarray, int]:
+        """Guarded action [A] for one observation [O] measured at `t_obs` (s, time.monotonic); None: age unknown.
+
+        Returns (action, flags). With a fault in `flags` the action is the last executed one (the middle of the
+        bounds if there was none). The action is taken to be executed; call `executed` if something else was.
+        """
+        start = time.monotonic()
+        flags = self._check_time(start, t_obs) if t_obs is not None else 0
+        flags |= self._check_observation(observation)
+        if flags:
+            return self._last_A.copy(), flags
+        self._action_A.fill(np.nan)
+        if self._eps_used:
+            self._eps_A.fill(0.0)
+            self._eps_used = False
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except RuntimeError:  # onnxruntime derives its errors from it
+            return self._last_A.copy(), int(Flag.RUN)
+        action = self._action_A.copy()
+        if not np.isfinite(action).all():
+            return self._last_A.copy(), int(Flag.NOT_FINITE)
+        if (action < self._low_A).any() or (action > self._high_A).any():
+            return self._last_A.copy(), int(Flag.BOUNDS)
+        if self._reach_A is not None and self._executed:
+            limited = np.clip(action, self._last_A - self._reach_A, self._last_A + self._reach_A)
+            if (limited != action).any():
+                action, flags = limited, flags | int(Flag.RATE_LIMITED)
+        self._last_A[:] = action
+        self._executed = True
+        if time.monotonic() - start > self._deadline_s:
+            flags |= int(Flag.LATE)
+        return action, flags
+
+    def executed(self, action: np.ndarray) -> None:
+        """Say which action [A] the robot really executed last; the rate limit and a hold start from it."""
+        self._last_A[:] = action
+        self._executed = True
+
+    def reset(self) -> None:
+        """Begin a new episode: forget the last executed action and the last time stamp."""
+        self._last_A[:] = self._neutral_A
+        self._executed = False
+        self._last_t = -np.inf
+
+    @property
+    def last_action(self) -> np.ndarray | None:
+        """The last executed action [A], a copy; None before the first."""
+        return self._last_A.copy() if self._executed else None
+
+    def _bind(self) -> None:
+        """Bind owned arrays once. Bound memory must stay where it is: these are only ever written into."""
+        sizes = {"observation": self.observation_size, "action": self.action_size, "raw": self.action_size}
+        buffers = {name: np.zeros((1, size), F32) for name, size in sizes.items()}
+        self._eps_A = np.zeros(self.action_size, F32)
+        self._eps_used = False
+        self._binding: onnxruntime.IOBinding = self._session.io_binding()
+        self._binding.bind_input(
+            "observation", "cpu", 0, F32, (1, self.observation_size), _address(buffers["observation"])
+        )
+        if self.stochastic:
+            self._binding.bind_input("eps", "cpu", 0, F32, (1, self.action_size), _address(self._eps_A))
+        for name in ("action", "raw"):
+            self._binding.bind_output(name, "cpu", 0, F32, (1, self.action_size), _address(buffers[name]))
+        self._observation_O, self._action_A, self._raw_A = (buffers[name][0] for name in sizes)
+
+    def _prepare_guard(self) -> None:
+        contract = self.contract
+        self._min_O = np.full(self.observation_size, np.finfo(F32).min, F32)
+        self._max_O = np.full(self.observation_size, np.finfo(F32).max, F32)
+        for term in contract.observation:
+            part = slice(term.offset, term.offset + term.length)
+            if term.valid_min is not None:
+                self._min_O[part] = term.valid_min
+            if term.valid_max is not None:
+                self._max_O[part] = term.valid_max
+        constants = contract.constants()
+        self._low_A, self._high_A = constants["action.low"], constants["action.high"]
+        self._neutral_A = np.clip(constants["action.shift"], self._low_A, self._high_A)
+        self._last_A = self._neutral_A.copy()
+        age, deadline = contract.control.max_obs_age_ms, contract.control.deadline_ms
+        self._max_age_s = np.inf if age is None else age / 1e3
+        self._deadline_s = np.inf if deadline is None else deadline / 1e3
+        self._reach_A: np.ndarray | None = None
+        if contract.action.rate_limit is not None and contract.control.hz is not None:
+            self._reach_A = np.asarray(contract.action.rate_limit, F32) / F32(contract.control.hz)
+        self.reset()
+
+    def _check_time(self, now: float, t_obs: float) -> int:
+        if not t_obs <= now + _CLOCK_SLACK_S or t_obs < self._last_t:
+            return int(Flag.BACKWARDS)
+        self._last_t = t_obs
+        return int(Flag.STALE) if now - t_obs > self._max_age_s else 0
+
+    def _check_observation(self, observation: np.ndarray) -> int:
+        """Copy the observation into the bound buffer and check the copy, so that what is checked is what runs."""
+        try:
+            self._load(observation)
+        except ExportError:
+            return int(Flag.SHAPE)
+        copied = self._observation_O
+        within = (copied >= self._min_O) & (copied <= self._max_O)
+        return 0 if within.all() else int(Flag.RANGE)
+
+    def _load(self, observation: np.ndarray) -> None:
+        if observation.shape != self._observation_O.shape or observation.dtype.kind not in "fiu":
+            raise ExportError(
+                f"{self.policy.source}: observation is {observation.dtype}{list(observation.shape)}, "
+                f"the policy takes float32[{self.observation_size}]; flatten it as the contract lists the terms"
+            )
+        if observation.dtype == F32:
+            self._observation_O[:] = observation
+        else:
+            with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which the range check refuses
+                self._observation_O[:] = observation
+
+    def _run_bound(self, observation: np.ndarray, eps: np.ndarray | None) -> None:
+        self._load(observation)
+        if eps is not None:
+            self._check_eps(eps, self._eps_A.shape)
+            self._eps_A[:] = eps
+            self._eps_used = True
+        elif self._eps_used:
+            self._eps_A.fill(0.0)
+            self._eps_used = False
+        self._session.run_with_iobinding(self._binding)
+
+    def _run_batch(self, observation: np.ndarray, eps: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        if (
+            observation.ndim != 2
+            or observation.shape[1] != self.observation_size
+            or observation.dtype.kind not in "fiu"
+        ):
+            raise ExportError(
+                f"{self.policy.source}: observations are {observation.dtype}{list(observation.shape)}, "
+                f"the policy takes float32[B, {self.observation_size}]; flatten them as the contract lists the terms"
+            )
+        shape = (len(observation), self.action_size)
+        if not len(observation):
+            return np.zeros(shape, F32), np.zeros(shape, F32)
+        with np.errstate(over="ignore"):
+            feed = {"observation": np.ascontiguousarray(observation, F32)}
+        if eps is not None:
+            self._check_eps(eps, shape)
+        if self.stochastic:
+            feed["eps"] = np.zeros(shape, F32) if eps is None else np.ascontiguousarray(eps, F32)
+        action, raw = self._session.run(["action", "raw"], feed)
+        return np.asarray(action), np.asarray(raw)
+
+    def _check_eps(self, eps: np.ndarray, shape: tuple[int, ...]) -> None:
+        if not self.stochastic or eps.shape != shape:
+            raise ExportError(
+                f"{self.policy.source}: eps has shape {list(eps.shape)}, "
+                + (f"{list(shape)} is needed" if self.stochastic else "but this policy is deterministic; pass None")
+            )
+
+
+def check_golden(runner: PolicyRunner, golden: Mapping[str, np.ndarray], where: str) -> float:
+    """Recompute recorded outputs through the bound buffers. Returns the largest error as a share of the tolerance.
+
+    Raises ParityError when one differs by more than its recorded tolerance (another processor or onnxruntime that
+    computes something else), IntegrityError when the arrays are not golden outputs.
+    """
+    try:
+        inputs, eps = golden["observation"], golden.get("eps")
+        rtol = float(golden["rtol"])
+        pairs = [(golden["action"], golden["action_atol"]), (golden["raw"], golden["raw_atol"])]
+    except KeyError as error:
+        raise IntegrityError(f"{where}: golden outputs lack {error}; export the policy again") from error
+    outputs = [runner.infer(row, None if eps is None else eps[i]) for i, row in enumerate(inputs)]
+    worst = 0.0
+    for (expected, atol), actual in zip(pairs, zip(*outputs, strict=True), strict=True):
+        share = np.abs(np.asarray(actual) - expected) / (rtol * np.abs(expected) + atol)
+        if not (share <= 1.0).all():
+            row = int(np.argmax(~(share <= 1.0).all(axis=1)))
+            raise ParityError(
+                f"{where}: golden row {row} comes out {float(np.max(share)):.3g} times its tolerance off; "
+                "this onnxruntime computes another policy: install the version that the manifest names"
+            )
+        worst = max(worst, float(np.max(share, initial=0.0)))
+    return worst
+
+
+def _open_session(policy: Policy) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    for kind in ("intra_op", "inter_op"):
+        options.add_session_config_entry(f"session.{kind}.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(policy.model, options, providers=["CPUExecutionProvider"])
+    except (RuntimeError, ValueError) as error:
+        raise IntegrityError(
+            f"{policy.source}: onnxruntime cannot open it ({error}); export the policy again"
+        ) from error
+
+
+def _address(array: np.ndarray) -> int:
+    return int(array.ctypes.data)
