@@ -1,0 +1,101 @@
+"""Logged data into the replay store: `ingest(source, out)`.
+
+One importer a file, each with `matches(source)` and `open_source(source, options)`; `IMPORTERS` is the registry, tried
+in order. What an importer needs (minari, gymnasium, h5py) is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from replay.ingest import arrays, hdf5, minari, slipway
+from replay.ingest.source import (
+    IngestError,
+    IngestOptions,
+    OutputExistsError,
+    Source,
+    SourceFormatError,
+    SourceNotFoundError,
+    SourceValueError,
+)
+from replay.ingest.write import write_store
+
+__all__ = [
+    "IngestError",
+    "OutputExistsError",
+    "SourceFormatError",
+    "SourceNotFoundError",
+    "SourceValueError",
+    "ingest",
+]
+
+# Folders are told apart by what they hold, so a store comes before a Minari folder; an id that is no path comes last.
+IMPORTERS = {"slipway": slipway, "hdf5": hdf5, "npz": arrays, "minari": minari}
+
+
+def ingest(
+    source: str | Path,
+    out: str | Path,
+    *,
+    terminate_on: str | None = None,
+    env: dict[str, Any] | None = None,
+    clip_actions: bool = False,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> dict[str, Any]:
+    """Make a store from logged data: whole or not at all.
+
+    Args:
+        source: a Minari dataset id or folder, a D4RL-style HDF5 file, an .npz, or another Slipway store.
+        out: the store to make. The same source and options on a finished store change nothing (`already`).
+        terminate_on: a per-step info, e.g. "success": each episode is cut at its first non-zero value and stored as
+            terminated there. Sparse rewards serve where "success" is not recorded. None: ends as recorded.
+        env: spec `{"id", "kwargs", "max_episode_steps"}`, any of them, completing or replacing the recorded one.
+            HDF5 and .npz record none: without it they get one term "observation" and action bounds of ±1.
+        clip_actions: clip actions into their bounds instead of refusing those outside.
+        progress: called with (steps done, steps in all or None) after each episode.
+
+    Returns:
+        JSON-able summary: path, kind, name, digest, env, already, mended, and the store's `info()`.
+
+    Raises:
+        IngestError: one line saying what is wrong, where, and what to do; nothing is left behind.
+    """
+    name = str(source)
+    try:
+        plain_env = json.loads(json.dumps(env))
+    except (TypeError, ValueError) as error:
+        raise IngestError(f"environment {env} cannot be stored as JSON ({error})") from None
+    options = IngestOptions(terminate_on=terminate_on, env=plain_env, clip_actions=clip_actions)
+    opened = _open(name, options)
+    try:
+        return write_store(opened, Path(out).expanduser(), options, progress)
+    finally:
+        opened.close()
+
+
+def _open(name: str, options: IngestOptions) -> Source:
+    for importer in IMPORTERS.values():
+        if importer.matches(name):
+            return importer.open_source(name, options)
+    path = Path(name).expanduser()
+    kinds = "a Minari dataset (folder or id namespace/name-v0), a D4RL-style .hdf5, an .npz or a Slipway store"
+    if path.is_dir():
+        inside = minari.local_ids(path)
+        if inside:
+            choice = path / inside[0]
+            raise SourceFormatError(
+                f"{path} holds {len(inside)} Minari datasets ({', '.join(inside[:8])}); give one, e.g. {choice}"
+            )
+        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
+        raise SourceFormatError(f"{path} is a folder that holds {held}; a source is {kinds}")
+    if path.exists():
+        raise SourceFormatError(f"{path} is of no known kind; a source is {kinds}")
+    beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    known = minari.local_ids(minari.datasets_root()) if minari.datasets_root().is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, 1) or difflib.get_close_matches(name, known, 1, 0.4)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    raise SourceNotFoundError(f"{name} is no file or folder; {guess}a source is {kinds}")

@@ -1,0 +1,86 @@
+"""The checks that every episode passes before it is stored, whatever it was read from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.ingest.source import SourceDescription, SourceEpisode, SourceFormatError, SourceValueError
+
+BOUND_TOLERANCE = 1e-6
+"""An action this far outside its bounds (relative to bounds above 1) is rounding, not an error."""
+
+
+def checked(episode: SourceEpisode, description: SourceDescription, *, clip_actions: bool) -> SourceEpisode:
+    """The episode as float32 arrays of the right shapes, finite, with actions inside their bounds.
+
+    Raises:
+        SourceFormatError: a field of another length or width than the others ask for.
+        SourceValueError: NaN or infinity, or an action outside its bounds (unless they are clipped).
+    """
+    steps = len(episode.rewards)
+    expected = {
+        "observations": (steps + 1, description.observation_size),
+        "actions": (steps, description.action_size),
+        "rewards": (steps,),
+        **{f"info {name!r}": (steps,) for name in description.info},
+    }
+    fields: dict[str, NDArray[Any]] = {
+        "observations": episode.observations,
+        "actions": episode.actions,
+        "rewards": episode.rewards,
+        **{f"info {name!r}": episode.info[name] for name in description.info},
+    }
+    single: dict[str, NDArray[np.float32]] = {}
+    for field, array in fields.items():
+        if tuple(array.shape) != expected[field]:
+            raise SourceFormatError(
+                f"{episode.label}: {field} has shape {list(array.shape)}, expected {list(expected[field])} for "
+                f"{steps} steps; the data is damaged: fetch or record it again"
+            )
+        # A value beyond float32 becomes an infinity and is reported as one.
+        with np.errstate(over="ignore", invalid="ignore"):
+            single[field] = np.ascontiguousarray(array, np.float32)
+        _refuse_non_finite(single[field], array, field, episode.label)
+    single["actions"] = _bounded(single["actions"], description, episode.label, clip=clip_actions)
+    return replace(
+        episode,
+        observations=single["observations"],
+        actions=single["actions"],
+        rewards=single["rewards"],
+        info={name: single[f"info {name!r}"] for name in description.info},
+    )
+
+
+def _refuse_non_finite(array: NDArray[np.float32], source: NDArray[Any], field: str, label: str) -> None:
+    finite = np.isfinite(array)
+    if finite.all():
+        return
+    place = np.unravel_index(int(np.argmin(finite)), array.shape)
+    column = f", column {place[1]}" if array.ndim == 2 else ""
+    raise SourceValueError(
+        f"{label}: {field} at step {place[0]}{column} is {float(source[place])}; only finite float32 values can be "
+        "learned from: mend the recording or leave the episode out"
+    )
+
+
+def _bounded(
+    actions: NDArray[np.float32], description: SourceDescription, label: str, *, clip: bool
+) -> NDArray[np.float32]:
+    low = np.asarray(description.action_low, np.float32)
+    high = np.asarray(description.action_high, np.float32)
+    if clip:
+        return np.clip(actions, low, high)
+    slack = BOUND_TOLERANCE * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
+    inside = (actions >= low - slack) & (actions <= high + slack)
+    if not inside.all():
+        step, dimension = np.unravel_index(int(np.argmin(inside)), inside.shape)
+        raise SourceValueError(
+            f"{label}: actions at step {step}, dimension {dimension} is {float(actions[step, dimension]):.7g}, outside "
+            f"[{float(low[dimension]):.7g}, {float(high[dimension]):.7g}]; clip the actions (clip_actions) or name the "
+            "environment with the bounds that they were recorded in"
+        )
+    return actions

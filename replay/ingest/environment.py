@@ -1,0 +1,87 @@
+"""The environment a source belongs to: merge what is recorded with what the caller gives; ask Gymnasium for spaces."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+from replay.ingest.source import IngestError, one_line
+
+
+def merge_environment(recorded: dict[str, Any] | None, given: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The spec `{"id", "kwargs", "max_episode_steps"}` to store: what is given completes or replaces the recorded.
+
+    Of the same environment, given fields that are not None replace recorded ones; another id replaces the whole spec.
+
+    Raises:
+        IngestError: the given spec lacks an id or is not JSON-able.
+    """
+    base = recorded or {}
+    if given:
+        changed = {key: value for key, value in given.items() if value is not None}
+        same = changed.get("id", base.get("id")) == base.get("id")
+        base = {**base, **changed} if same else changed
+    if not base:
+        return None
+    if not base.get("id"):
+        raise IngestError(f"environment {base} lacks an 'id': give the Gymnasium id, e.g. AdroitHandDoor-v1")
+    spec = {"id": base["id"], "kwargs": base.get("kwargs") or {}, "max_episode_steps": base.get("max_episode_steps")}
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(spec))
+    except (TypeError, ValueError) as error:
+        raise IngestError(f"environment {spec['id']}: its kwargs cannot be stored as JSON ({error})") from None
+    return plain
+
+
+def registered_time_limit(env: dict[str, Any] | None) -> int | None:
+    """The spec's max_episode_steps, or the one Gymnasium registers for its id; None where neither is known."""
+    if env is None:
+        return None
+    if env["max_episode_steps"] is not None:
+        return int(env["max_episode_steps"])
+    gymnasium = _gymnasium()
+    try:
+        limit = gymnasium.spec(env["id"]).max_episode_steps
+    except gymnasium.error.Error:
+        return None
+    return None if limit is None else int(limit)
+
+
+def environment_spaces(env: dict[str, Any]) -> tuple[Any, Any]:
+    """(observation space, action space) of a spec's environment, which is built and closed again.
+
+    Raises:
+        IngestError: Gymnasium cannot build it.
+    """
+    gymnasium = _gymnasium()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            built = gymnasium.make(env["id"], disable_env_checker=True, **env["kwargs"])
+        except Exception as error:  # noqa: BLE001 - a constructor may raise anything
+            raise IngestError(
+                f"environment {env['id']!r} cannot be built to read its spaces ({one_line(error)}); "
+                "check the id, or ingest without it"
+            ) from error
+        try:
+            return built.observation_space, built.action_space
+        finally:
+            built.close()
+
+
+def _gymnasium() -> Any:
+    """Gymnasium with the robotics environments registered, where they are installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import gymnasium
+        except ImportError as error:
+            raise IngestError(f"looking up an environment needs gymnasium: pip install 'slipway[sim]' ({error})") from None
+        try:
+            import gymnasium_robotics
+        except ImportError:
+            return gymnasium
+        if "PointMaze_UMaze-v3" not in gymnasium.registry:
+            gymnasium.register_envs(gymnasium_robotics)
+    return gymnasium

@@ -1,0 +1,294 @@
+"""Minari datasets, by id or by folder, read through Minari's own API one episode at a time (HDF5 and Arrow storage).
+
+The id is looked up under `$MINARI_DATASETS_PATH` (or `~/.minari/datasets`); one that is absent is downloaded by Minari
+where a network and `minari[hf]` exist. A folder may be the dataset folder or the `data` folder inside it.
+
+An end flag before an episode's last step splits it there: Minari keeps T + 1 observations without gaps, so the
+observation after the flag is both that part's final observation and the first of the next.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.ingest.digest import folder_digest
+from replay.ingest.environment import merge_environment
+from replay.ingest.layout import action_bounds, flatten_observations, observation_terms
+from replay.ingest.source import (
+    IngestOptions,
+    Source,
+    SourceDescription,
+    SourceEpisode,
+    SourceFormatError,
+    SourceNotFoundError,
+    one_line,
+)
+from replay.ingest.success import find_column, sparse_success_reward, success_from_rewards
+
+DATASET_ID = re.compile(r"(?:[-_\w]+/)*[-_\w]+-v\d+")
+
+
+def matches(source: str) -> bool:
+    """A folder that holds Minari metadata, or a name of the form `namespace/name-v0` that is no path here."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return _data_folder(path) is not None
+    return DATASET_ID.fullmatch(source) is not None
+
+
+def _data_folder(path: Path) -> Path | None:
+    """The folder with `metadata.json`, given the dataset folder or that folder itself."""
+    return next((folder for folder in (path / "data", path) if (folder / "metadata.json").is_file()), None)
+
+
+def datasets_root() -> Path:
+    """Where Minari keeps its datasets: `$MINARI_DATASETS_PATH` or `~/.minari/datasets`."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def local_ids(root: Path) -> list[str]:
+    """Ids of the datasets under a Minari root, sorted."""
+    return sorted(found.parents[1].relative_to(root).as_posix() for found in root.glob("**/data/metadata.json"))
+
+
+def resolve(source: str) -> Path:
+    """The `data` folder of a Minari id or folder; an id that is absent here is downloaded.
+
+    Raises:
+        SourceNotFoundError: neither here nor to be had; names the nearest and the local ids.
+    """
+    path = Path(source).expanduser()
+    if path.exists() and (folder := _data_folder(path)) is not None:
+        return folder
+    root = datasets_root()
+    if (folder := _data_folder(root / source)) is not None:
+        return folder
+    known = local_ids(root) if root.is_dir() else []
+    try:
+        _download(source)
+    except Exception as error:  # noqa: BLE001 - any failure of the network or of Minari's client means "not to be had"
+        near = difflib.get_close_matches(source, known, 1, 0.4)
+        guess = f"did you mean {near[0]!r}? " if near else ""
+        here = f"it holds {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}" if known else "it holds none"
+        raise SourceNotFoundError(
+            f"Minari dataset {source!r} is not in {root} ({here}) and could not be downloaded ({one_line(error)}); "
+            f"{guess}set MINARI_DATASETS_PATH to the folder that holds it, or give the dataset's folder"
+        ) from error
+    if (folder := _data_folder(root / source)) is None:
+        raise SourceNotFoundError(f"Minari downloaded {source!r} but left no data in {root / source}; try again")
+    return folder
+
+
+def _download(dataset_id: str) -> None:
+    import contextlib
+    import io
+
+    import minari
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        minari.download_dataset(dataset_id)
+
+
+def open_source(source: str, options: IngestOptions) -> Source:
+    """Open a Minari dataset.
+
+    Raises:
+        SourceNotFoundError: no such dataset.
+        SourceFormatError: damaged, empty, discrete actions, image observations, or made by an unsupported Minari.
+    """
+    folder = resolve(source)
+    metadata = _metadata(folder)
+    name = str(metadata["dataset_id"])
+    dataset = _load(folder, name)
+    where = f"{name} ({folder})"
+    if dataset.total_episodes == 0:
+        raise SourceFormatError(f"{where}: the dataset has no episodes; record some before ingesting it")
+    terms = observation_terms(dataset.observation_space, where)
+    low, high = action_bounds(dataset.action_space, where)
+    first = next(_episodes(dataset, where))
+    success = find_column(first.infos, options.terminate_on or "success")
+    success_reward: float | None = None
+    if success is None and options.terminate_on is not None:
+        if options.terminate_on != "success":
+            raise SourceFormatError(
+                f"{where}: infos has no {options.terminate_on!r} to end episodes on; it has "
+                f"{', '.join(sorted(first.infos or {})) or 'nothing'}"
+            )
+        success_reward = sparse_success_reward((e.rewards for e in _episodes(dataset, where)), where)
+    column = (options.terminate_on or "success") if success is not None or success_reward is not None else None
+    notes: Counter[str] = Counter()
+
+    def episodes() -> Iterator[SourceEpisode]:
+        marked = False
+        for recorded in _episodes(dataset, where):
+            label = f"{where}: episode {recorded.id}"
+            info: dict[str, NDArray[Any]] = {}
+            if column is not None:
+                info[column] = (
+                    _info_column(recorded, success, label)
+                    if success is not None
+                    else success_from_rewards(recorded.rewards, success_reward or 0.0, label)
+                )
+            for episode in _split(recorded, dataset.observation_space, low, info, label, notes):
+                marked = marked or episode.terminated or episode.truncated
+                yield episode
+        # Terminations that were lost in recording would be bootstrapped through: better refused than guessed.
+        if not marked and options.terminate_on is None and not (options.env or {}).get("max_episode_steps"):
+            raise SourceFormatError(
+                f"{where} has no episode end of any kind: terminations and truncations are false at every step; set "
+                "them on each episode's last step, or give the environment's max_episode_steps if all ended by time"
+            )
+
+    return Source(
+        description=SourceDescription(
+            kind="minari",
+            name=name,
+            digest=folder_digest(folder, _data_files(folder)),
+            observation=terms,
+            action_low=low,
+            action_high=high,
+            action_dtype=str(np.asarray(first.actions).dtype),
+            info=(column,) if column is not None else (),
+            env=merge_environment(_recorded_environment(metadata), options.env),
+            provenance=_provenance(metadata, success_reward),
+            total_steps=int(dataset.total_steps),
+        ),
+        episodes=episodes,
+        notes=notes,
+    )
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    path = folder / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SourceFormatError(f"{path} is not readable as JSON ({one_line(error)}); fetch the dataset again") from None
+    for key in ("dataset_id", "observation_space", "action_space", "total_episodes"):
+        if not isinstance(metadata, dict) or key not in metadata:
+            raise SourceFormatError(f"{path} lacks {key!r}; it is no Minari dataset, or fetch it again")
+    return metadata
+
+
+def _load(folder: Path, name: str) -> Any:
+    try:
+        import minari
+    except ImportError as error:
+        raise SourceFormatError(f"reading Minari datasets needs minari: pip install 'slipway[train]' ({error})") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return minari.MinariDataset(folder)
+        except Exception as error:  # noqa: BLE001 - Minari raises whatever its parts raise on damaged metadata
+            raise SourceFormatError(
+                f"{name} ({folder}): Minari cannot open it ({one_line(error)}); fetch the dataset again"
+            ) from error
+
+
+def _episodes(dataset: Any, where: str) -> Iterator[Any]:
+    """Minari's episodes in order, with damage turned into our errors."""
+    iterator = iter(range(dataset.total_episodes))
+    for index in iterator:
+        # One call an episode: Minari's generator cannot say in which episode it failed.
+        try:
+            (recorded,) = dataset.iterate_episodes([dataset.episode_indices[index]])
+        except KeyError as error:
+            raise SourceFormatError(
+                f"{where}: episode {index} lacks a field ({one_line(error)}); the dataset is incomplete: fetch it again"
+            ) from error
+        except Exception as error:  # noqa: BLE001 - h5py, pyarrow and Minari raise many kinds on damaged files
+            raise SourceFormatError(
+                f"{where}: episode {index} cannot be read ({one_line(error)}); the dataset is damaged: fetch it again"
+            ) from error
+        yield recorded
+
+
+def _info_column(recorded: Any, key: str | None, label: str) -> NDArray[Any]:
+    """One per-step info [T]. Minari's collector records T + 1 (the first is the reset's), other writers T."""
+    steps = len(recorded.rewards)
+    if recorded.infos is None or key not in recorded.infos:
+        raise SourceFormatError(f"{label} lacks infos/{key}, which the first episode has; record it for every episode")
+    column = np.asarray(recorded.infos[key])
+    if column.ndim == 2 and column.shape[1] == 1:
+        column = column[:, 0]
+    if column.shape not in ((steps,), (steps + 1,)):
+        raise SourceFormatError(
+            f"{label}: infos/{key} has shape {list(column.shape)} for {steps} steps; it must have {steps} or "
+            f"{steps + 1} values"
+        )
+    return column[-steps:] if steps else column[:0]
+
+
+def _split(
+    recorded: Any, space: Any, low: tuple[float, ...], info: dict[str, NDArray[Any]], label: str, notes: Counter[str]
+) -> Iterator[SourceEpisode]:
+    """One Minari episode as one, or several if end flags stand before its last step."""
+    observations = flatten_observations(space, recorded.observations, label)
+    actions = np.asarray(recorded.actions)
+    actions = actions.reshape(len(actions), -1) if actions.ndim else actions.reshape(0, len(low))
+    steps = len(recorded.rewards)
+    terminations, truncations = np.asarray(recorded.terminations, bool), np.asarray(recorded.truncations, bool)
+    for field, length, expected in (
+        ("observations", len(observations), steps + 1),
+        ("actions", len(actions), steps),
+        ("terminations", len(terminations), steps),
+        ("truncations", len(truncations), steps),
+    ):
+        if length != expected:
+            raise SourceFormatError(
+                f"{label}: {field} has {length} rows for {steps} rewards, expected {expected}; "
+                "the dataset is damaged: fetch or record it again"
+            )
+    ends = [int(end) + 1 for end in np.flatnonzero(terminations | truncations)]
+    if not ends or ends[-1] != steps:
+        ends.append(steps)
+    notes["end_flags_inside_episodes"] += len(ends) - 1
+    start = 0
+    for end in ends:
+        yield SourceEpisode(
+            label=label if len(ends) == 1 else f"{label}, steps {start} to {end - 1}",
+            observations=observations[start : end + 1],
+            actions=actions[start:end],
+            rewards=np.asarray(recorded.rewards)[start:end],
+            terminated=bool(end and terminations[end - 1]),
+            truncated=bool(end and truncations[end - 1]),
+            info={key: column[start:end] for key, column in info.items()},
+        )
+        start = end
+
+
+def _recorded_environment(metadata: dict[str, Any]) -> dict[str, Any] | None:
+    """The recorded environment as a plain spec, read from the JSON so that the environment need not be installed."""
+    if not metadata.get("env_spec"):
+        return None
+    spec = json.loads(metadata["env_spec"])
+    return {"id": spec["id"], "kwargs": spec.get("kwargs") or {}, "max_episode_steps": spec.get("max_episode_steps")}
+
+
+def _provenance(metadata: dict[str, Any], success_reward: float | None) -> dict[str, Any]:
+    provenance = {
+        key: metadata[key]
+        for key in ("algorithm_name", "author", "code_permalink", "minari_version", "ref_min_score", "ref_max_score")
+        if metadata.get(key) is not None
+    }
+    if metadata.get("eval_env_spec"):
+        provenance["eval_env"] = _recorded_environment({"env_spec": metadata["eval_env_spec"]})
+    if success_reward is not None:
+        provenance["success_reward"] = success_reward
+    return provenance
+
+
+def _data_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]

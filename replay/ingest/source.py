@@ -1,0 +1,133 @@
+"""What an importer hands over: a description of the source and its episodes, one at a time.
+
+An importer is one file with two functions:
+
+    matches(source: str) -> bool                                    # cheap: looks at the name and a few bytes
+    open_source(source: str, options: IngestOptions) -> Source      # reads metadata, refuses what cannot be stored
+
+`write.write_store` checks the episodes and stores them; importers only have to deliver them.
+
+Shapes: T steps of the episode, O observation size, A action size.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.errors import ReplayError
+
+
+class IngestError(ReplayError):
+    """The source cannot be stored as asked; the message names file, field, episode and step, and the mend."""
+
+
+class SourceNotFoundError(IngestError):
+    """No such dataset id, file or folder."""
+
+
+class SourceFormatError(IngestError):
+    """The source is damaged, or lacks a field, or holds what a store cannot hold."""
+
+
+class SourceValueError(IngestError):
+    """A value in the data is not finite, or an action lies outside its bounds."""
+
+
+class OutputExistsError(IngestError):
+    """The output exists and was made from something else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestOptions:
+    """What the caller may choose; part of a store's identity, so a second run with other options is refused."""
+
+    terminate_on: str | None = None
+    """Name of the per-step info that ends an episode as terminated at its first non-zero value; None: as recorded."""
+    env: dict[str, Any] | None = None
+    """Environment spec `{"id", "kwargs", "max_episode_steps"}` that replaces or completes the recorded one."""
+    clip_actions: bool = False
+    """Clip actions into the bounds instead of refusing those outside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceDescription:
+    """What is known of a source before its episodes are read."""
+
+    kind: str
+    """Importer: "minari", "hdf5", "npz", "slipway"."""
+    name: str
+    """Dataset id or file name, for provenance and messages."""
+    digest: str
+    """sha256 that changes when the source's data changes (see `digest.py`)."""
+    observation: tuple[dict[str, Any], ...]
+    """Terms `{"name", "offset", "length", "dtype"}` in flattened order."""
+    action_low: tuple[float, ...]
+    """Lower action bounds, environment units, length A."""
+    action_high: tuple[float, ...]
+    """Upper action bounds, environment units, length A."""
+    action_dtype: str
+    """The source's own action dtype; stored values are float32."""
+    info: tuple[str, ...] = ()
+    """Per-step columns that every episode carries."""
+    env: dict[str, Any] | None = None
+    """Environment spec, JSON-able, or None when unknown."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Further JSON-able facts kept with the store (author, recorded dtypes, ...)."""
+    total_steps: int | None = None
+    """Steps in the source if known: the denominator of the progress."""
+
+    @property
+    def observation_size(self) -> int:
+        """O, the length of a flattened observation."""
+        return sum(int(term["length"]) for term in self.observation)
+
+    @property
+    def action_size(self) -> int:
+        """A, the length of an action."""
+        return len(self.action_low)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceEpisode:
+    """One recorded episode in source precision, not yet checked."""
+
+    label: str
+    """Where it is in the source, for messages: "episode 12"."""
+    observations: NDArray[Any]
+    """[T + 1, O], flattened; the last row is the final observation."""
+    actions: NDArray[Any]
+    """[T, A], environment units."""
+    rewards: NDArray[Any]
+    """[T]."""
+    terminated: bool
+    """The last step ended the episode for good: nothing is bootstrapped past it."""
+    truncated: bool
+    """The last step was cut by a time limit. Neither flag: the source marks no end, it is stored as truncated."""
+    info: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Per-step columns, each [T]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An opened source. `episodes()` may be called once or many times and holds one episode or block in memory."""
+
+    description: SourceDescription
+    episodes: Callable[[], Iterator[SourceEpisode]]
+    notes: Counter[str] = field(default_factory=Counter)
+    """Counts of what the importer had to mend (dropped steps, ...), filled while `episodes()` runs."""
+    copy: Callable[[Any, Callable[[int, int | None], None] | None], None] | None = None
+    """Writes (store, progress) itself, where rows can be taken over as they are; `episodes` is then unused."""
+    close: Callable[[], None] = lambda: None
+    """Releases open files."""
+
+
+def one_line(error: BaseException) -> str:
+    """A third-party exception's message as one line, short enough to quote in ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
