@@ -6,8 +6,10 @@ import contextlib
 import copy
 import io
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from envs.catalog import Task, lookup
@@ -62,8 +64,9 @@ def make_env(env_id: str, *, kwargs: Mapping[str, Any] | None = None, max_episod
     task = lookup(env_id)
     if max_episode_steps is not None and max_episode_steps < 1:
         raise EnvError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
-    merged = {**task.kwargs, **(kwargs or {})}
+    merged = copy.deepcopy({**task.kwargs, **(kwargs or {})})
     _register_robotics()
+    _log_simulator_warnings()
     with _quiet():
         registered = gymnasium.spec(env_id.rpartition(":")[2])
         # Our wrapper does the work of TimeLimit, OrderEnforcing and PassiveEnvChecker at a fraction of their cost.
@@ -73,6 +76,7 @@ def make_env(env_id: str, *, kwargs: Mapping[str, Any] | None = None, max_episod
             raw = gymnasium.make(bare, **merged)
         except Exception as error:
             raise EnvError(f"cannot construct environment {env_id} with {_shown(merged)}: {one_line(error)}") from error
+    _remove_leftovers(raw)
     limit = next(
         (n for n in (max_episode_steps, task.max_episode_steps, registered.max_episode_steps) if n is not None), None
     )
@@ -81,6 +85,21 @@ def make_env(env_id: str, *, kwargs: Mapping[str, Any] | None = None, max_episod
     except EnvError:
         raw.close()
         raise
+
+
+def _remove_leftovers(raw: gymnasium.Env[Any, Any]) -> None:
+    """Mazes leave their generated model file in the temporary folder for ever; once loaded it is of no use."""
+    leftover = getattr(raw.unwrapped, "tmp_xml_file_path", None)
+    if leftover is not None:
+        Path(leftover).unlink(missing_ok=True)
+
+
+def _log_simulator_warnings() -> None:
+    """Send MuJoCo's own warnings to `logging`; by default it writes MUJOCO_LOG.TXT into the working directory."""
+    import mujoco
+
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(logging.getLogger("mujoco").warning)
 
 
 def _shown(kwargs: Mapping[str, Any]) -> str:
@@ -105,7 +124,9 @@ def describe(env: FlatEnv) -> dict[str, Any]:
     Returns `{"observation": [{"name", "offset", "length", "dtype"}], "action_low": [A floats], "action_high": [A],
     "env": {"id", "kwargs", "max_episode_steps"}}`.
     """
-    spec = {"id": env.env_id, "kwargs": env.kwargs, "max_episode_steps": env.max_episode_steps}
+    # How a viewer draws the environment is no part of what it is.
+    kwargs = {key: value for key, value in env.kwargs.items() if key != "render_mode"}
+    spec = {"id": env.env_id, "kwargs": kwargs, "max_episode_steps": env.max_episode_steps}
     try:
         spec = json.loads(json.dumps(spec))
     except (TypeError, ValueError) as error:

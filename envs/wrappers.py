@@ -39,6 +39,10 @@ class Leaf:
     """Number of columns."""
 
 
+class BadObservation(ValueError):
+    """The environment returned an observation that does not fit its space, or is not finite."""
+
+
 def leaves_of(space: spaces.Space[Any], env_id: str) -> tuple[Leaf, ...]:
     """The terms of `space` in the order of `gymnasium.spaces.flatten`.
 
@@ -91,7 +95,7 @@ def _reader(leaf: Leaf, last: str | int | None) -> Callable[[Any, FloatArray], N
             if type(value) is not np.ndarray:
                 value = np.asarray(value)
             if value.shape != shape:
-                raise ValueError(f"observation {name!r} has shape {value.shape} instead of {shape}")
+                raise BadObservation(f"observation {name!r} has shape {value.shape} instead of {shape}")
             out[columns] = value if flat else value.ravel()
 
         return copy
@@ -99,7 +103,7 @@ def _reader(leaf: Leaf, last: str | int | None) -> Callable[[Any, FloatArray], N
     def encode(container: Any, out: FloatArray) -> None:
         value = container if last is None else container[last]
         if not space.contains(value):
-            raise ValueError(f"observation {name!r} is {one_line(value, 60)}, which is not in {space}")
+            raise BadObservation(f"observation {name!r} is {one_line(value, 60)}, which is not in {space}")
         out[columns] = np.asarray(spaces.flatten(space, value))
 
     return encode
@@ -118,11 +122,12 @@ class Flattener:
             groups.setdefault(leaf.path[:-1], []).append(_reader(leaf, last))
         self._groups = [(path, tuple(readers)) for path, readers in groups.items()]
 
+    @np.errstate(over="ignore", invalid="ignore")
     def __call__(self, raw: Any) -> FloatArray:
         """Raw observation -> fresh [O] float32.
 
         Raises:
-            ValueError: a missing term, a wrong shape, NaN or infinity (also a value too large for float32).
+            BadObservation: a wrong shape, NaN or infinity (also a value too large for float32).
         """
         out = np.empty(self.size, np.float32)
         for path, readers in self._groups:
@@ -135,7 +140,7 @@ class Flattener:
         if not math.isfinite(out.dot(out)) and not np.isfinite(out).all():
             column = int(np.flatnonzero(~np.isfinite(out))[0])
             leaf = next(leaf for leaf in self.leaves if column < leaf.offset + leaf.length)
-            raise ValueError(f"observation {leaf.name!r}[{column - leaf.offset}] is {out[column]}")
+            raise BadObservation(f"observation {leaf.name!r}[{column - leaf.offset}] is {out[column]}")
         return out
 
     def terms(self) -> list[dict[str, Any]]:
@@ -196,6 +201,8 @@ class FlatEnv(gymnasium.Wrapper[FloatArray, FloatArray, Any, Any]):
         self._limit = math.inf if max_episode_steps is None else max_episode_steps
         self._success_of = success_of
         self._inner_step = env.step
+        self._simulation = _mujoco_data(env)
+        self._time = 0.0
         self._steps = -1
         size = (self.flattener.size,)
         self.observation_space = spaces.Box(-np.inf, np.inf, size, np.float32)
@@ -221,6 +228,8 @@ class FlatEnv(gymnasium.Wrapper[FloatArray, FloatArray, Any, Any]):
         except Exception as error:
             raise EnvFault(self.env_id, 0, _what(error)) from error
         self._steps = 0
+        if self._simulation is not None:
+            self._time = self._simulation.time
         return observation, info
 
     def step(self, action: npt.ArrayLike) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
@@ -241,6 +250,8 @@ class FlatEnv(gymnasium.Wrapper[FloatArray, FloatArray, Any, Any]):
             reward = float(reward)
             if self._success_of is not None:
                 info["success"] = self._success_of(info)
+            if self._simulation is not None:
+                self._check_divergence(self._simulation)
         except Exception as error:
             raise EnvFault(self.env_id, step, _what(error)) from error
         if not math.isfinite(reward):
@@ -250,6 +261,14 @@ class FlatEnv(gymnasium.Wrapper[FloatArray, FloatArray, Any, Any]):
             self._steps = step
         return observation, reward, terminated, truncated, info
 
+    def _check_divergence(self, simulation: Any) -> None:
+        """MuJoCo answers an exploding state by resetting itself without a word: only its clock tells, by going back."""
+        now = simulation.time
+        if now <= self._time:
+            raise _Diverged("the simulation became unstable and MuJoCo reset it in mid-episode")
+        self._time = now
+
+    @np.errstate(over="ignore", invalid="ignore")
     def _prepare(self, action: npt.ArrayLike) -> npt.NDArray[Any]:
         """A fresh array within the bounds, in the environment's own dtype and shape."""
         wanted = np.asarray(action, self._action_dtype)
@@ -257,17 +276,24 @@ class FlatEnv(gymnasium.Wrapper[FloatArray, FloatArray, Any, Any]):
             raise EnvError(
                 f"environment {self.env_id}: the action has shape {wanted.shape} instead of {self._low.shape}"
             )
-        # Summing first costs half of isfinite().all(); an overflow to infinity is settled by the exact test.
+        # As in Flattener: the dot product is the quick test, isfinite settles its overflow.
         if not math.isfinite(wanted.dot(wanted)) and not np.isfinite(wanted).all():
             raise EnvError(f"environment {self.env_id}: the action is not finite: {one_line(wanted, 120)}")
         clipped = np.minimum(np.maximum(wanted, self._low), self._high)
         return clipped if clipped.shape == self._action_shape else clipped.reshape(self._action_shape)
 
 
+class _Diverged(Exception):
+    """The physics blew up; carries the whole message of the fault."""
+
+
+def _mujoco_data(env: gymnasium.Env[Any, Any]) -> Any:
+    """The environment's MjData, or None where it is no MuJoCo environment."""
+    data = getattr(env.unwrapped, "data", None)
+    return data if type(data).__name__ == "MjData" else None
+
+
 def _what(error: Exception) -> str:
-    """What happened, for the message of a fault; our own observation checks need no exception name."""
-    return (
-        str(error)
-        if type(error) is ValueError and str(error).startswith("observation ")
-        else (f"{type(error).__name__}: {error}")
-    )
+    """What happened, for the message of a fault; our own findings need no exception name."""
+    ours = isinstance(error, BadObservation | _Diverged)
+    return str(error) if ours else f"{type(error).__name__}: {error}"
