@@ -14,8 +14,10 @@ _HOME = {
     "PolicyRunner": "runner",
     "Template": "template",
     "export_policy": "onnx_writer",
-    "read_policy": "bundle",
-    "write_policy": "bundle",
+    "read_policy": "policy",
+    "verify_policy": "verify",
+    "write_bundle": "bundle",
+    "write_policy": "policy",
 }
 
 __all__ = sorted(_HOME)

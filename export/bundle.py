@@ -1,8 +1,6 @@
-"""The policy as files: a bundle folder, or one ONNX file with its checksum beside it.
+"""Writing a bundle: the parity gate first, then every file in a folder beside, then one rename.
 
-A bundle holds `policy.onnx`, `golden.npz` (inputs with the outputs that the trained network gave), `MODEL_CARD.md`,
-`manifest.json` (size and sha256 of those, and the contract) and `manifest.sha256`. onnxruntime notices no flipped bit
-in a weight, so nothing is parsed before its checksum held, and what is parsed are the very bytes that were hashed.
+Nothing is left behind by a failing gate, and a reader sees a whole bundle or none.
 """
 
 from __future__ import annotations
@@ -11,155 +9,172 @@ import hashlib
 import io
 import json
 import os
-import stat
+import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 from export.contract import Contract
-from export.errors import ContractError, ExportError, IntegrityError
-from export.template import Template
-
-FORMAT = "slipway.bundle/1"
-POLICY, GOLDEN, CARD, MANIFEST, SEAL = "policy.onnx", "golden.npz", "MODEL_CARD.md", "manifest.json", "manifest.sha256"
-AGAIN = "copy it again from where it was exported, or export it again"
+from export.errors import ExportError
+from export.policy import CARD, FORMAT, GOLDEN, MANIFEST, POLICY, SEAL, Policy, read_policy, seal
+from export.verify import Reference, check_parity
 
 
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """A policy whose bytes agree with their checksums and whose graph agrees with its contract."""
+def write_bundle(
+    path: str | Path,
+    model: bytes,
+    *,
+    reference: Reference,
+    rng: np.random.Generator,
+    observations: np.ndarray | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+) -> Policy:
+    """Write and verify a bundle folder at `path` for ONNX bytes from `export_policy` or `Template.patch`.
 
-    source: str
-    "Path that it was read from, or `bytes`."
-    model: bytes
-    "The ONNX file."
-    contract: Contract
-    "The contract inside it."
-    golden: Mapping[str, np.ndarray] | None = None
-    "Recorded inputs and outputs; None outside a bundle."
-    manifest: Mapping[str, Any] | None = None
-    "The manifest; None outside a bundle."
-
-
-def read_policy(source: str | Path | bytes) -> Policy:
-    """Read and check a bundle folder, a bare `NAME.onnx` with `NAME.onnx.sha256` beside it, or ONNX bytes.
-
-    Raises ExportError naming the file and what to do about it. Bytes have no checksum: whoever passes them vouches.
+    `reference` maps observations [N, O] float32 to (action [N, A], raw [N, A]) of the trained network: normaliser and
+    scaling included, no noise. `rng` draws the observations to compare on; `observations` [n, O] adds real ones.
+    `evaluation`, if measured, goes into the manifest as it is. The same arguments give the same bytes; an existing
+    path with that content is left alone. Raises ParityError when export and network differ, ExportError when `path`
+    exists with other content; in both cases nothing is written.
     """
-    if isinstance(source, bytes):
-        return _parse(source, "bytes")
-    path = Path(source)
-    if path.is_dir():
-        return _read_bundle(path)
-    if not path.exists():
-        raise ExportError(f"{path}: no such policy; give a bundle folder or a .onnx file")
-    seal = path.with_name(path.name + ".sha256")
-    model = _read_file(path)
-    _check_seal(_read_file(seal), model, seal, path.name)
-    return _parse(model, str(path))
-
-
-def write_policy(path: Path, model: bytes) -> None:
-    """Write `NAME.onnx` and `NAME.onnx.sha256` so that whoever sees the first also sees the second.
-
-    Each appears whole (temporary file, rename). Not synced to disk: a publication that a power cut takes is published
-    again. Raises ExportError if the path exists with other bytes.
-    """
-    if path.exists():
-        if path.read_bytes() == model:
-            return
-        raise ExportError(f"{path}: exists with other content; a published version never changes, choose another name")
-    for target, content in (
-        (path.with_name(path.name + ".sha256"), _seal(model, path.name)),
-        (path, model),
-    ):
-        partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+    path = Path(path)
+    parity, golden = check_parity(model, reference, rng, observations)
+    files = _files(model, parity, golden, evaluation)
+    if path.exists() or path.is_symlink():
+        if _same(path, files):
+            return read_policy(path)
+        raise ExportError(f"{path}: exists with other content; choose another --out or remove it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
         try:
-            partial.write_bytes(content)
-            partial.replace(target)
+            partial.mkdir()
+            for name, content in files.items():
+                _write_synced(partial / name, content)
+            _sync_folder(partial)
+            read_policy(partial)
+            partial.rename(path)
         finally:
-            partial.unlink(missing_ok=True)
-
-
-def _parse(model: bytes, where: str) -> Policy:
-    return Policy(source=where, model=model, contract=Template.from_bytes(model, where=where).contract)
-
-
-def _read_bundle(path: Path) -> Policy:
-    text = _read_file(path / MANIFEST)
-    _check_seal(_read_file(path / SEAL), text, path / SEAL, MANIFEST)
-    manifest, files = _manifest(text, path / MANIFEST)
-    contents: dict[str, bytes] = {}
-    for name, entry in files.items():
-        content = _read_file(path / name)
-        if len(content) != entry.get("size"):
-            raise IntegrityError(f"{path / name}: has {len(content)} bytes, {entry.get('size')} were written; {AGAIN}")
-        if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
-            raise IntegrityError(f"{path / name}: bytes differ from the checksum in {MANIFEST}; {AGAIN}")
-        contents[name] = content
-    policy = _parse(contents[POLICY], str(path / POLICY))
-    if manifest.get("contract") != policy.contract.to_dict():
-        raise ContractError(f"{path / MANIFEST}: its contract is not the one inside {POLICY}; export the policy again")
-    return Policy(
-        source=str(path),
-        model=policy.model,
-        contract=policy.contract,
-        golden=_read_golden(contents[GOLDEN], path / GOLDEN),
-        manifest=manifest,
-    )
-
-
-def _manifest(text: bytes, where: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Parse a manifest; every file that it lists must lie directly in the bundle."""
-    try:
-        manifest = json.loads(text)
-        form, files = manifest["format"], dict(manifest["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{where}: not a bundle manifest ({error!r}); export the policy again") from error
-    if form != FORMAT:
-        raise IntegrityError(f"{where}: bundle format {form!r} is unknown, this slipway reads {FORMAT!r}; upgrade it")
-    for name, entry in files.items():
-        if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
-            raise IntegrityError(f"{where}: lists {name!r}, which lies outside the bundle; do not use this bundle")
-        if not isinstance(entry, dict):
-            raise IntegrityError(f"{where}: entry {name!r} has no size and sha256; export the policy again")
-    missing = {POLICY, GOLDEN, CARD} - files.keys()
-    if missing:
-        raise IntegrityError(f"{where}: does not list {', '.join(sorted(missing))}; export the policy again")
-    return manifest, files
-
-
-def _read_golden(content: bytes, where: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise IntegrityError(f"{where}: not readable as arrays ({error}); export the policy again") from error
-
-
-def _read_file(path: Path) -> bytes:
-    """Read a regular file, never through a link: a link could leave the bundle."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError as error:
-        raise IntegrityError(f"{path}: missing; {AGAIN}") from error
+            shutil.rmtree(partial, ignore_errors=True)
+        _sync_folder(path.parent)
     except OSError as error:
-        raise IntegrityError(f"{path}: cannot be read ({error.strerror}; links are not followed); {AGAIN}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise IntegrityError(f"{path}: is not a regular file; {AGAIN}")
-        return file.read()
+        raise ExportError(
+            f"{path}: cannot be written ({error.strerror}); free the disk or choose another --out"
+        ) from error
+    return read_policy(path)
 
 
-def _seal(content: bytes, name: str) -> bytes:
-    """One line in the format of sha256sum."""
-    return f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
+def model_card(contract: Contract, parity: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
+    """Markdown that tells a person what the contract tells a program."""
+    action, control = contract.action, contract.control
+    lines = [
+        f"# {contract.policy_id}",
+        "",
+        f"{contract.algorithm or 'Unknown algorithm'}, run `{contract.run or '-'}`, step {contract.step}, "
+        f"version {contract.policy_version}. Commit `{contract.git.commit or 'unknown'}`"
+        + (" with local changes." if contract.git.dirty else "."),
+        "",
+        "    slipway verify THIS_FOLDER",
+        "    slipway deploy THIS_FOLDER --env ID --rate HZ",
+        "",
+        f"## Observation: float32 [batch, {contract.observation_size}]",
+        "",
+        "| term | entries | unit | measured as |",
+        "|---|---|---|---|",
+        *(
+            f"| {term.name} | {term.offset}:{term.offset + term.length} | {term.unit or '-'} | {term.dtype} |"
+            for term in contract.observation
+        ),
+        "",
+        f"Normalised inside the graph with {contract.normalizer.count} observations' mean and deviation, "
+        f"clipped at {contract.normalizer.clip}. Feed raw observations.",
+        "",
+        f"## Action: float32 [batch, {contract.action_size}]",
+        "",
+        "| entry | low | high | unit |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {low!r} | {high!r} | {unit or '-'} |"
+            for name, low, high, unit in zip(action.names, action.low, action.high, action.units, strict=True)
+        ),
+        "",
+        "Bounds are applied inside the graph. "
+        + (f"Noise enters as the input `eps`: {contract.stochastic.form}." if contract.stochastic.eps else "No noise."),
+        "",
+        "## Control",
+        "",
+        f"Rate {control.hz} Hz; observation at most {control.max_obs_age_ms} ms old; step within "
+        f"{control.deadline_ms} ms; on a fault: {control.on_fault} ({control.hold_steps} steps), then safe stop.",
+        "",
+        "## Trained on and for",
+        "",
+        f"Data: {', '.join(contract.dataset) or 'unknown'}. Environment: {(contract.env or {}).get('id', 'none')}. "
+        f"Robot: {contract.robot.model or 'none'} {contract.robot.revision or ''}".rstrip()
+        + ".",
+        "",
+        "## Checked",
+        "",
+        f"{parity['observations']} observations against the trained network: largest action error "
+        f"{parity['action_error']:.2g} of the range.",
+    ]
+    if evaluation is not None:
+        lines += ["", "Evaluated:", "", *(f"- {key}: {value}" for key, value in evaluation.items())]
+    return "\n".join(lines) + "\n"
 
 
-def _check_seal(seal: bytes, content: bytes, where: Path, name: str) -> None:
-    if seal != _seal(content, name):
-        raise IntegrityError(f"{where.with_name(name)}: bytes differ from the checksum in {where.name}; {AGAIN}")
+def _files(
+    model: bytes, parity: dict[str, Any], golden: dict[str, np.ndarray], evaluation: Mapping[str, Any] | None
+) -> dict[str, bytes]:
+    policy = read_policy(model)
+    arrays = io.BytesIO()
+    np.savez(arrays, **golden)  # type: ignore[arg-type]
+    contents = {
+        POLICY: model,
+        GOLDEN: arrays.getvalue(),
+        CARD: model_card(policy.contract, parity, evaluation).encode(),
+    }
+    manifest = {
+        "format": FORMAT,
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+            for name, content in contents.items()
+        },
+        "contract": policy.contract.to_dict(),
+        "contract_sha256": policy.contract.digest(),
+        "variants": {
+            "float32": {
+                "file": POLICY,
+                "parity": parity,
+                "evaluation": None if evaluation is None else dict(evaluation),
+            }
+        },
+        "made_with": {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+    }
+    try:
+        text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"evaluation has a value without a JSON form ({error}): pass plain finite data") from error
+    return {**contents, MANIFEST: text, SEAL: seal(text, MANIFEST)}
+
+
+def _same(path: Path, files: Mapping[str, bytes]) -> bool:
+    return all((path / name).is_file() and (path / name).read_bytes() == content for name, content in files.items())
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from export.bundle import Policy, read_policy
 from export.contract import check_expected
 from export.errors import ExportError, IntegrityError, ParityError
+from export.policy import Policy, read_policy
 
 F32 = np.float32
 
@@ -265,14 +265,13 @@ def check_golden(runner: PolicyRunner, golden: Mapping[str, np.ndarray], where: 
     """
     try:
         inputs, eps = golden["observation"], golden.get("eps")
-        rtol = float(golden["rtol"])
-        pairs = [(golden["action"], golden["action_atol"]), (golden["raw"], golden["raw_atol"])]
+        recorded = [(golden[name], golden[f"{name}_tolerance"]) for name in ("action", "raw")]
     except KeyError as error:
         raise IntegrityError(f"{where}: golden outputs lack {error}; export the policy again") from error
     outputs = [runner.infer(row, None if eps is None else eps[i]) for i, row in enumerate(inputs)]
     worst = 0.0
-    for (expected, atol), actual in zip(pairs, zip(*outputs, strict=True), strict=True):
-        share = np.abs(np.asarray(actual) - expected) / (rtol * np.abs(expected) + atol)
+    for (expected, tolerance), actual in zip(recorded, zip(*outputs, strict=True), strict=True):
+        share = np.abs(np.asarray(actual) - expected) / tolerance
         if not (share <= 1.0).all():
             row = int(np.argmax(~(share <= 1.0).all(axis=1)))
             raise ParityError(

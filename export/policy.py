@@ -1,0 +1,165 @@
+"""The policy as files, reading side: a bundle folder, or one ONNX file with its checksum beside it.
+
+A bundle holds `policy.onnx`, `golden.npz` (inputs with the outputs that the trained network gave), `MODEL_CARD.md`,
+`manifest.json` (size and sha256 of those, and the contract) and `manifest.sha256`. onnxruntime notices no flipped bit
+in a weight, so nothing is parsed before its checksum held, and what is parsed are the very bytes that were hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import stat
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.contract import Contract
+from export.errors import ContractError, ExportError, IntegrityError
+from export.template import Template
+
+FORMAT = "slipway.bundle/1"
+POLICY, GOLDEN, CARD, MANIFEST, SEAL = "policy.onnx", "golden.npz", "MODEL_CARD.md", "manifest.json", "manifest.sha256"
+AGAIN = "copy it again from where it was exported, or export it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A policy whose bytes agree with their checksums and whose graph agrees with its contract."""
+
+    source: str
+    "Path that it was read from, or `bytes`."
+    model: bytes
+    "The ONNX file."
+    contract: Contract
+    "The contract inside it."
+    golden: Mapping[str, np.ndarray] | None = None
+    "Recorded inputs and outputs; None outside a bundle."
+    manifest: Mapping[str, Any] | None = None
+    "The manifest; None outside a bundle."
+
+
+def read_policy(source: str | Path | bytes) -> Policy:
+    """Read and check a bundle folder, a bare `NAME.onnx` with `NAME.onnx.sha256` beside it, or ONNX bytes.
+
+    Raises ExportError naming the file and what to do about it. Bytes have no checksum: whoever passes them vouches.
+    """
+    if isinstance(source, bytes):
+        return _parse(source, "bytes")
+    path = Path(source)
+    if path.is_dir():
+        return _read_bundle(path)
+    if not path.exists():
+        raise ExportError(f"{path}: no such policy; give a bundle folder or a .onnx file")
+    beside = path.with_name(path.name + ".sha256")
+    model = _read_file(path)
+    _check_seal(_read_file(beside), model, beside, path.name)
+    return _parse(model, str(path))
+
+
+def write_policy(path: Path, model: bytes) -> None:
+    """Write `NAME.onnx` and `NAME.onnx.sha256` so that whoever sees the first also sees the second.
+
+    Each appears whole (temporary file, rename). Not synced to disk: a publication that a power cut takes is published
+    again. Raises ExportError if the path exists with other bytes.
+    """
+    if path.exists():
+        if path.read_bytes() == model:
+            return
+        raise ExportError(f"{path}: exists with other content; a published version never changes, choose another name")
+    for target, content in (
+        (path.with_name(path.name + ".sha256"), seal(model, path.name)),
+        (path, model),
+    ):
+        partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
+        try:
+            partial.write_bytes(content)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _parse(model: bytes, where: str) -> Policy:
+    return Policy(source=where, model=model, contract=Template.from_bytes(model, where=where).contract)
+
+
+def _read_bundle(path: Path) -> Policy:
+    text = _read_file(path / MANIFEST)
+    _check_seal(_read_file(path / SEAL), text, path / SEAL, MANIFEST)
+    manifest, files = _manifest(text, path / MANIFEST)
+    contents: dict[str, bytes] = {}
+    for name, entry in files.items():
+        content = _read_file(path / name)
+        if len(content) != entry.get("size"):
+            raise IntegrityError(f"{path / name}: has {len(content)} bytes, {entry.get('size')} were written; {AGAIN}")
+        if hashlib.sha256(content).hexdigest() != entry.get("sha256"):
+            raise IntegrityError(f"{path / name}: bytes differ from the checksum in {MANIFEST}; {AGAIN}")
+        contents[name] = content
+    policy = _parse(contents[POLICY], str(path / POLICY))
+    if manifest.get("contract") != policy.contract.to_dict():
+        raise ContractError(f"{path / MANIFEST}: its contract is not the one inside {POLICY}; export the policy again")
+    return Policy(
+        source=str(path),
+        model=policy.model,
+        contract=policy.contract,
+        golden=_read_golden(contents[GOLDEN], path / GOLDEN),
+        manifest=manifest,
+    )
+
+
+def _manifest(text: bytes, where: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Parse a manifest; every file that it lists must lie directly in the bundle."""
+    try:
+        manifest = json.loads(text)
+        form, files = manifest["format"], dict(manifest["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{where}: not a bundle manifest ({error!r}); export the policy again") from error
+    if form != FORMAT:
+        raise IntegrityError(f"{where}: bundle format {form!r} is unknown, this slipway reads {FORMAT!r}; upgrade it")
+    for name, entry in files.items():
+        if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
+            raise IntegrityError(f"{where}: lists {name!r}, which lies outside the bundle; do not use this bundle")
+        if not isinstance(entry, dict):
+            raise IntegrityError(f"{where}: entry {name!r} has no size and sha256; export the policy again")
+    missing = {POLICY, GOLDEN, CARD} - files.keys()
+    if missing:
+        raise IntegrityError(f"{where}: does not list {', '.join(sorted(missing))}; export the policy again")
+    return manifest, files
+
+
+def _read_golden(content: bytes, where: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise IntegrityError(f"{where}: not readable as arrays ({error}); export the policy again") from error
+
+
+def _read_file(path: Path) -> bytes:
+    """Read a regular file, never through a link: a link could leave the bundle."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{path}: missing; {AGAIN}") from error
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read ({error.strerror}; links are not followed); {AGAIN}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IntegrityError(f"{path}: is not a regular file; {AGAIN}")
+        return file.read()
+
+
+def seal(content: bytes, name: str) -> bytes:
+    """One line in the format of sha256sum."""
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n".encode()
+
+
+def _check_seal(found: bytes, content: bytes, where: Path, name: str) -> None:
+    if found != seal(content, name):
+        raise IntegrityError(f"{where.with_name(name)}: bytes differ from the checksum in {where.name}; {AGAIN}")
