@@ -27,6 +27,7 @@ class RunDirectory:
         self.path = path
         self.config = path / "config.toml"
         self.preparation = path / "preparation.json"
+        self.env = path / "env.json"
         self.status = path / "status.json"
         self.metrics = path / "metrics.jsonl"
         self.events = path / "events.jsonl"
@@ -45,8 +46,8 @@ class RunDirectory:
             raise RunError(f"{self.path} is not a run directory (no config.toml): give the --out of a `slipway train`")
         return from_toml(self.config)
 
-    def prepare(self, config: TrainConfig) -> bool:
-        """Make the directory for `config`, or check that it already belongs to it; True when it is resumed."""
+    def check_belongs_to(self, config: TrainConfig) -> None:
+        """RunError unless the directory is free or was made for `config`."""
         if self.config.exists():
             differences = incompatible(self.load_config(), config)
             if differences:
@@ -54,14 +55,14 @@ class RunDirectory:
                     f"{self.path} belongs to another configuration ({'; '.join(differences[:3])}): "
                     "repeat its command to resume it, or choose another --out"
                 )
-            write_atomic(self.config, to_toml(config).encode())
-            return True
-        if self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RunError(f"{self.path} exists and is not a run directory: choose another --out")
+
+    def save_config(self, config: TrainConfig) -> None:
+        """Make the directory, if need be, and record the resolved configuration."""
         for folder in (self.path, self.logs, self.policies, self.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.config, to_toml(config).encode())
-        return False
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:

@@ -23,6 +23,10 @@ class GeneratorDropout(nn.Module):
         keep = 1.0 - self.rate
         return x * torch.empty_like(x).bernoulli_(keep, generator=self.generator).div_(keep)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> GeneratorDropout:
+        # A torch.Generator cannot be copied; copies are made for export, where dropout is off.
+        return GeneratorDropout(self.rate, self.generator).train(self.training)
+
 
 class MLP(nn.Module):
     """`inputs` → hidden layers with ReLU (and optional LayerNorm, dropout) → `outputs`. [B, inputs] → [B, outputs]."""

@@ -1,0 +1,111 @@
+"""The `slipway` command. Verbs load what they need and nothing more: a device's never load torch."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from agent.process import THREAD_VARIABLES
+
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("agent.commands.demo", "the whole loop on an embedded task, start to end"),
+    "collect": ("agent.commands.collect", "make logged data with a scripted expert, at random or with a policy"),
+    "ingest": ("agent.commands.ingest", "read a Minari dataset, D4RL HDF5, .npz or another store into a store"),
+    "replay": ("agent.commands.replay", "look after a store: info, verify"),
+    "train": ("agent.commands.train", "the long-running agent: pretrain, then fine-tune online; resumes"),
+    "pretrain": ("agent.commands.pretrain", "the offline phase alone"),
+    "finetune": ("agent.commands.finetune", "fine-tune a pretrained run online"),
+    "eval": ("agent.commands.eval", "returns and scores of a run or a policy, with intervals"),
+    "export": ("agent.commands.export", "a verified bundle of a run's policy"),
+    "verify": ("agent.commands.verify", "check a bundle: checksums, contract, golden outputs"),
+    "deploy": ("agent.commands.deploy", "run a bundle in a fixed-rate control loop"),
+    "report": ("agent.commands.report", "a self-contained HTML page about a run"),
+    "status": ("agent.commands.status", "what a run is doing now"),
+    "doctor": ("agent.commands.doctor", "what is installed and how this machine behaves"),
+}
+
+# Which extra brings a missing package, for the verb that needs it.
+EXTRAS = {
+    "gymnasium": "sim", "gymnasium_robotics": "sim", "mujoco": "sim", "imageio": "sim",
+    "torch": "train", "minari": "train", "onnx": "train", "onnxscript": "train", "tensorboard": "train",
+    "matplotlib": "train", "jinja2": "train", "h5py": "train", "pyarrow": "train", "safetensors": "train",
+    "cryptography": "sign", "ray": "ray",
+}  # fmt: skip
+
+
+def usage() -> str:
+    """The overview of all verbs."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in VERBS.items())
+    return (
+        "usage: slipway VERB [options]\n\n"
+        "Launches a policy pretrained on logged robot data, safely, into live experience.\n\n"
+        f"{verbs}\n\n"
+        "Start with `slipway demo`. `slipway VERB --help` explains a verb and gives an example.\n"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code is 0 for success, 2 for the user's input, 1 (with a traceback) for a crash."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(usage())
+        return 0 if arguments else 2
+    verb, rest = arguments[0], arguments[1:]
+    if verb == "--version":
+        from agent import __version__
+
+        sys.stdout.write(f"slipway {__version__}\n")
+        return 0
+    if verb not in VERBS:
+        from difflib import get_close_matches
+
+        close = get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean `slipway {close[0]}`?" if close else "`slipway --help` lists the verbs"
+        sys.stderr.write(f"slipway: unknown verb {verb!r}: {hint}\n")
+        return 2
+    for variable in THREAD_VARIABLES:
+        # One process, one thread, set before numpy and torch load; a user's own choice stands.
+        os.environ.setdefault(variable, "1")
+    from agent.errors import SLIPWAY_ERRORS
+
+    try:
+        command = importlib.import_module(VERBS[verb][0])
+        return int(command.run(parse(command, verb, rest)))
+    except SLIPWAY_ERRORS as error:
+        sys.stderr.write(f"slipway {verb}: {error}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        sys.stderr.write(f"slipway {verb}: needs the package {error.name}: pip install 'slipway[{extra}]'\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write(f"slipway {verb}: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output left (`slipway ... | head`): nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parse(command: object, verb: str, rest: Sequence[str]) -> object:
+    """The verb's arguments from the command line; usage errors exit with code 2."""
+    custom = getattr(command, "parse", None)
+    if custom is not None:
+        return custom(list(rest))
+    import tyro
+
+    return tyro.cli(command.Args, args=list(rest), prog=f"slipway {verb}", description=command.__doc__)  # type: ignore[attr-defined]
+
+
+def entry() -> None:
+    """Console-script entry point."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

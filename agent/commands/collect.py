@@ -1,0 +1,123 @@
+"""Make logged data: episodes by a scripted expert, at random, or by an exported policy, into a replay store.
+
+Example:
+  slipway collect --env PointMaze_Medium-v3 --policy expert --steps 50000 --out maze.zarr
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from agent.console import messages, progress, results, write_json
+from agent.errors import ConfigError
+from agent.process import StopSignal
+from envs.catalog import lookup
+from envs.experts import EXPERTS, Expert, WaypointExpert
+from envs.experts.waypoint import WaypointConfig
+from envs.make import describe, make_env
+from envs.rollout import rollout
+from envs.wrappers import FlatEnv
+from export.runner import PolicyRunner
+from replay.schema import StoreSpec
+from replay.store import Store
+
+STREAM = "collect"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    env: str
+    """Gymnasium environment id."""
+    steps: int
+    """Environment steps to store; the last episode is finished beyond them."""
+    out: Path
+    """Store to make."""
+    policy: str = "expert"
+    """expert (where the environment has one), random, or the path of a bundle or .onnx policy."""
+    max_episode_steps: int = 0
+    """Time limit in steps; 0 takes the environment's own."""
+    seed: int = 0
+    """Seeds resets, noise and the expert's choices."""
+    expert: WaypointConfig = field(default_factory=WaypointConfig)
+    """The scripted expert's quality."""
+    json: bool = False
+    """Print one JSON object at the end."""
+
+
+def run(args: Args) -> int:
+    """Collect, with progress; on Ctrl-C what was collected stays, its last episode marked as interrupted."""
+    outcome = collect(args)
+    if args.json:
+        write_json(outcome)
+    else:
+        results.print(f"{args.out}: {outcome['steps']} steps, {outcome['episodes']} episodes, mean return {outcome['mean']:.3g}")
+    return 0
+
+
+def collect(args: Args) -> dict[str, float]:
+    """Collect `args.steps` steps into a new store; returns steps, episodes and mean return."""
+    if args.steps < 1:
+        raise ConfigError(f"--steps is {args.steps} but must be 1 or more")
+    env = make_env(args.env, max_episode_steps=args.max_episode_steps or None)
+    actor_seed, reset_seed = np.random.SeedSequence(args.seed).spawn(2)
+    act, on_reset = make_policy(args, env, np.random.default_rng(actor_seed))
+    described = describe(env)
+    info = ("success",) if lookup(args.env).success_key else ()
+    spec = StoreSpec.from_terms(
+        described["observation"], described["action_low"], described["action_high"], info=info, env=described["env"],
+        source={"kind": "collect", "policy": args.policy, "seed": args.seed},
+    )  # fmt: skip
+    stopping = StopSignal()
+    episode_return, returns, steps = 0.0, [], 0
+    store = Store.create(args.out, spec)
+    with store.writer(STREAM) as writer, progress() as bars:
+        bar = bars.add_task("collect", total=args.steps, note="")
+        for step in rollout(env, act, seed_rng=np.random.default_rng(reset_seed), on_reset=on_reset):
+            writer.append(
+                step.observation, np.clip(step.action, env.action_low, env.action_high), step.reward,
+                terminated=step.terminated, truncated=step.truncated, next_observation=step.next_observation,
+                first=step.first, info={name: float(step.info[name]) for name in info},
+            )  # fmt: skip
+            steps += 1
+            episode_return += step.reward
+            ended = step.terminated or step.truncated
+            if ended:
+                returns.append(episode_return)
+                episode_return = 0.0
+                bars.update(bar, completed=min(steps, args.steps), note=f"return {np.mean(returns):.3g}")
+            if stopping():
+                if not ended:
+                    writer.cut(step.next_observation)
+                messages.print(f"stopped after {steps} steps; they are in {args.out}")
+                break
+            if ended and steps >= args.steps:
+                break
+    return {"steps": steps, "episodes": len(returns), "mean": float(np.mean(returns)) if returns else 0.0}
+
+
+def make_policy(
+    args: Args, env: FlatEnv, rng: np.random.Generator
+) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], None] | None]:
+    """What acts, and what hears of resets."""
+    expert: Expert
+    if args.policy == "random":
+        expert = EXPERTS["random"](env, rng)
+    elif args.policy == "expert":
+        name = lookup(args.env).expert
+        if name is None:
+            raise ConfigError(f"{args.env} has no scripted expert: use --policy random or the path of a bundle")
+        expert = WaypointExpert(env, rng, args.expert) if name == "waypoint" else EXPERTS[name](env, rng)
+    else:
+        runner = PolicyRunner(args.policy)
+        if not runner.stochastic:
+            return runner.act, None
+
+        def sample(observation: np.ndarray) -> np.ndarray:
+            return runner.act(observation, rng.standard_normal(runner.action_size, dtype=np.float32))
+
+        return sample, None
+    return expert.act, expert.reset

@@ -1,0 +1,73 @@
+"""Read logged data into a replay store: whole or not at all.
+
+SOURCE is a Minari dataset id or folder, a D4RL-style HDF5 file, an .npz, or another Slipway store.
+
+Example:
+  slipway ingest D4RL/pen/human-v2 --out pen.zarr
+  slipway ingest logs.hdf5 --env AdroitHandDoor-v1 --out door.zarr
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from agent.console import progress, results, write_json
+from replay.ingest import ingest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    source: Annotated[str, tyro.conf.Positional]
+    """Minari id or folder, .hdf5, .npz or store."""
+    out: Path
+    """Store to make; the same command on a finished one changes nothing."""
+    env: str = ""
+    """Gymnasium id, where the source records none (.hdf5, .npz) or another one is meant."""
+    max_episode_steps: int = 0
+    """Time limit of the recorded episodes, where the source does not mark them."""
+    terminate_on: str = ""
+    """Info whose first non-zero value ends an episode for good, e.g. success. Empty: as the environment's task asks;
+    none: as recorded."""
+    clip_actions: bool = False
+    """Clip actions into their bounds instead of refusing those outside."""
+    json: bool = False
+    """Print one JSON object at the end."""
+
+
+def run(args: Args) -> int:
+    """Ingest, with progress."""
+    outcome = ingest_with_progress(args)
+    if args.json:
+        write_json(outcome)
+    else:
+        word = "already ingested" if outcome["already"] else "ingested"
+        results.print(f"{args.out}: {word} {outcome['steps']} steps, {outcome['episodes']} episodes")
+    return 0
+
+
+def ingest_with_progress(args: Args) -> dict[str, Any]:
+    """The library call with a bar."""
+    with progress() as bars:
+        bar = bars.add_task("ingest", total=None, note=args.source)
+
+        def tick(done: int, total: int | None) -> None:
+            bars.update(bar, completed=done, total=total)
+
+        return ingest(
+            args.source, args.out, terminate_on=args.terminate_on or None, env=environment(args),
+            clip_actions=args.clip_actions, progress=tick,
+        )  # fmt: skip
+
+
+def environment(args: Args) -> dict[str, Any] | None:
+    """The part of the environment spec that the flags give."""
+    if not args.env and not args.max_episode_steps:
+        return None
+    return {
+        **({"id": args.env} if args.env else {}),
+        **({"max_episode_steps": args.max_episode_steps} if args.max_episode_steps else {}),
+    }

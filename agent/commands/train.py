@@ -1,0 +1,133 @@
+"""The long-running agent: pretrain with IQL from a replay store, then fine-tune online while collectors run.
+
+The same command again resumes; Ctrl-C or SIGTERM finishes the current step, saves and leaves.
+
+Example:
+  slipway train --replay door.zarr --env AdroitHandDoor-v1 --pretrain-steps 100000 --out runs/door
+
+CONFIG.toml may stand first; flags win over it, it wins over the preset, the preset over the defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from agent.board import Board, Phase, Slot
+from agent.config import TrainConfig
+from agent.config_files import load_preset, load_toml, merge, to_toml
+from agent.console import messages, progress, results, table, write_json
+from agent.errors import ConfigError
+from agent.training import train
+from envs.catalog import lookup
+from replay.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    json: bool = False
+    """Print one JSON object at the end instead of a table."""
+    print_config: bool = False
+    """Print the resolved configuration as TOML and leave."""
+
+
+def parse(arguments: list[str], *, prog: str = "slipway train", description: str | None = None) -> Args:
+    """Defaults, then preset, CONFIG.toml, flags."""
+    return tyro.cli(
+        Args, args=strip_file(arguments), default=Args(config=base_config(arguments)),
+        prog=prog, description=description or __doc__,
+    )  # fmt: skip
+
+
+def strip_file(arguments: list[str]) -> list[str]:
+    """The arguments without a leading CONFIG.toml."""
+    return arguments[1:] if arguments and not arguments[0].startswith("-") else arguments
+
+
+def base_config(arguments: list[str]) -> TrainConfig:
+    """The configuration under the flags: preset of the environment (or the one named), then CONFIG.toml."""
+    file: dict[str, Any] = {}
+    if strip_file(arguments) != arguments:
+        file = load_toml(Path(arguments[0]))
+    config = merge(TrainConfig(), file, where=arguments[0] if file else "")
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("preset", "env", "replay"):
+        early.add_argument(f"--{name}", default=str(getattr(config, name)))
+    known, _ = early.parse_known_args(arguments)
+    name = known.preset
+    if not name and (env := known.env or recorded_env(known.replay)):
+        name = lookup(env).preset
+    if name:
+        config = dataclasses.replace(merge(TrainConfig(), load_preset(name), where=f"preset {name}"), preset=name)
+        config = merge(config, file, where=arguments[0] if file else "")
+    return config
+
+
+def recorded_env(replay: str) -> str:
+    """The environment id recorded with the data, or nothing while no store is given."""
+    if replay in ("", "."):
+        return ""
+    env = Store.open(Path(replay)).spec.env
+    return str(env["id"]) if env else ""
+
+
+def run(args: Args) -> int:
+    """Train until done or stopped; both are success."""
+    config = args.config
+    if args.print_config:
+        results.print(to_toml(config), end="", markup=False)
+        return 0
+    for name, value in (("--replay", config.replay), ("--out", config.out)):
+        if value == Path():
+            raise ConfigError(f"{name} is missing: name the {'store to learn from' if name == '--replay' else 'run directory'}")
+    return report(train_with_progress(config), as_json=args.json)
+
+
+def train_with_progress(config: TrainConfig) -> dict[str, Any]:
+    """`train` with bars for both phases."""
+    with progress() as bars:
+        offline = bars.add_task("pretrain", total=config.pretrain_steps, note="")
+        online = bars.add_task("fine-tune", total=config.online_steps, note="", visible=config.online_steps > 0)
+
+        def tick(board: Board) -> None:
+            phase = board.phase
+            bars.update(offline, completed=board[Slot.PRETRAIN_STEP], note="starting" if phase == Phase.STARTING else "")
+            if phase >= Phase.WARMUP:
+                note = "warm-up" if phase == Phase.WARMUP else f"updates {board[Slot.ONLINE_UPDATES]}"
+                bars.update(online, completed=board.online_steps(), note=f"{note} · policy v{board[Slot.POLICY_VERSION]}")
+            if phase == Phase.DONE:
+                bars.update(online, note="evaluating")
+
+        return train(config, on_tick=tick)
+
+
+def report(outcome: dict[str, Any], *, as_json: bool) -> int:
+    """Print how it went."""
+    if as_json:
+        write_json(outcome)
+        return 0
+    rows = [["data", f"{outcome['dataset']['mean']:.3g}", "", "", ""]]
+    for label in ("pretrained", "finetuned"):
+        if label in outcome:
+            rows.append([label, *score_cells(outcome[label])])
+    results.print(table(f"run {outcome['run']}", ["policy", "mean return", "95% interval", "score", "success"], rows))
+    if not outcome["finished"]:
+        messages.print("stopped: everything is saved; the same command goes on from here")
+    return 0
+
+
+def score_cells(score: dict[str, Any]) -> list[str]:
+    """Mean, interval, normalised score and success rate as text."""
+    low, high = score["ci"]
+    return [
+        f"{score['mean']:.4g}",
+        f"{low:.4g} to {high:.4g}",
+        "" if score["normalized"] is None else f"{score['normalized']:.1f}",
+        "" if score["success"] is None else f"{100 * score['success']:.0f}%",
+    ]

@@ -1,0 +1,79 @@
+"""Versioned policy publication: weights are patched into a template graph, so publishing *is* exporting.
+
+Invariant: `policies/LATEST` and the board name a version only after its file and checksum are complete. A reader that
+sees version N on the board can open vN; versions only grow, also across restarts and rollbacks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from agent.board import Board, Slot
+from agent.errors import DivergenceError
+from agent.files import write_atomic
+from export.contract import Contract
+from export.template import Template
+
+KEEP = 20
+
+
+def policy_path(folder: Path, version: int) -> Path:
+    """File of one version below RUN/policies."""
+    return folder / f"v{version:06d}.onnx"
+
+
+def published_versions(folder: Path) -> list[int]:
+    """Versions whose file and checksum are both there, ascending."""
+    return sorted(
+        int(path.name[1:7])
+        for path in folder.glob("v[0-9][0-9][0-9][0-9][0-9][0-9].onnx")
+        if path.with_name(path.name + ".sha256").exists()
+    )
+
+
+class Publisher:
+    """Writes new versions for collectors and evaluation."""
+
+    def __init__(self, folder: Path, board: Board, template: Template, contract: Contract, *, version: int) -> None:
+        self._folder = folder
+        self._board = board
+        self._template = template
+        self._contract = contract
+        # Past whatever a crashed or rolled back run had already handed to collectors.
+        self.version = max([version, *published_versions(folder)])
+
+    def publish(self, weights: Mapping[str, np.ndarray], *, step: int, durable: bool = False) -> Path:
+        """Publish `weights` as the next version; DivergenceError, and nothing written, if any is not finite."""
+        for name, weight in weights.items():
+            if not np.isfinite(weight).all():
+                raise DivergenceError(f"policy weight {name} is not finite after {step} updates: not published")
+        version = self.version + 1
+        contract = dataclasses.replace(
+            self._contract,
+            policy_id=f"{self._contract.run}-v{version:06d}",
+            policy_version=version,
+            step=step,
+        )
+        data = self._template.patch(weights, contract)
+        path = policy_path(self._folder, version)
+        write_atomic(path, data, durable=durable)
+        digest = hashlib.sha256(data).hexdigest()
+        write_atomic(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode(), durable=durable)
+        write_atomic(self._folder / "LATEST", path.name.encode(), durable=durable)
+        self.version = version
+        self._board[Slot.POLICY_VERSION] = version
+        self._prune()
+        return path
+
+    def _prune(self) -> None:
+        versions = published_versions(self._folder)
+        # The first version is the pretrained policy, kept for comparison.
+        for version in versions[1:-KEEP]:
+            path = policy_path(self._folder, version)
+            path.with_name(path.name + ".sha256").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)

@@ -1,0 +1,56 @@
+"""`train` as a Python call: set up or resume a run, supervise it to its end, summarise it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from agent.board import Board
+from agent.config import TrainConfig
+from agent.config_files import validate
+from agent.process import StopSignal
+from agent.run_directory import RunDirectory
+from agent.setup_run import set_up
+from agent.supervisor import Supervisor
+from replay.statistics import returns
+from replay.store import Store
+
+
+def train(
+    config: TrainConfig,
+    *,
+    on_tick: Callable[[Board], None] = lambda board: None,
+    stopping: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Pretrain from `config.replay`, then fine-tune online; the same call again resumes.
+
+    `on_tick(board)` is called some twenty times a second. Returns `summary(...)` with "finished" telling whether the
+    run came to its end or was stopped by SIGTERM or Ctrl-C. Raises the errors of `agent.errors.SLIPWAY_ERRORS`.
+    """
+    validate(config)
+    config = dataclasses.replace(config, replay=config.replay.resolve(), out=config.out.resolve())
+    run = RunDirectory(config.out)
+    run.check_belongs_to(config)
+    if not run.preparation.exists():
+        set_up(run, config)
+    with run.exclusive():
+        run.save_config(config)
+        supervisor = Supervisor(run, config, stopping=stopping or StopSignal())
+        finished = supervisor.train(on_tick)
+    return {**summary(run, config), "finished": finished}
+
+
+def summary(run: RunDirectory, config: TrainConfig) -> dict[str, Any]:
+    """The run so far: mean return of its data and the newest evaluation under each label."""
+    latest = {record["label"]: record for record in run.evaluations()}
+    keep = ("mean", "ci", "normalized", "success", "episodes", "steps_to_goal", "online_steps")
+    return {
+        "run": str(run.path),
+        "dataset": {"mean": float(returns(Store.open(config.replay)).mean())},
+        **{
+            label: {key: latest[label][key] for key in keep}
+            for label in ("pretrained", "finetuned")
+            if label in latest
+        },
+    }
