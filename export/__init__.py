@@ -10,8 +10,10 @@ from typing import Any
 
 _HOME = {
     "Contract": "contract",
+    "ControlLoop": "control_loop",
     "ExportError": "errors",
     "PolicyRunner": "runner",
+    "Reading": "control_loop",
     "Template": "template",
     "export_policy": "onnx_writer",
     "read_policy": "policy",

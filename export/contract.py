@@ -329,41 +329,6 @@ def contract_from_metadata(metadata: Mapping[str, str], *, where: str) -> Contra
     return Contract.from_json(text, where=where)
 
 
-def check_expected(actual: Any, expected: Any, *, where: str, path: str = "") -> None:
-    """Raise ContractError unless `expected`, a part of a contract as plain data, agrees with `actual`.
-
-    Mappings are compared on the expected keys only; sequences entry by entry and in length, so an order is part of the
-    promise; numbers after float32, the precision in which the graph knows them.
-    """
-    at = path or "contract"
-    if isinstance(expected, Mapping):
-        for key, value in expected.items():
-            if not isinstance(actual, Mapping) or key not in actual:
-                raise ContractError(f"{where}: contract has no {path}{key}; export the policy for this robot again")
-            check_expected(actual[key], value, where=where, path=f"{path}{key}.")
-    elif isinstance(expected, Sequence | np.ndarray) and not isinstance(expected, str):
-        if not isinstance(actual, Sequence) or len(actual) != len(expected):
-            size = len(actual) if isinstance(actual, Sequence) else actual
-            raise ContractError(
-                f"{where}: contract {at.rstrip('.')} has {size} entries, {len(expected)} are expected here; "
-                "use a policy exported for this robot or environment"
-            )
-        for index, (a, b) in enumerate(zip(actual, expected, strict=True)):
-            check_expected(a, b, where=where, path=f"{path.rstrip('.')}[{index}].")
-    elif not _agree(actual, expected):
-        raise ContractError(
-            f"{where}: contract {at.rstrip('.')} is {actual!r}, {expected!r} is expected here; "
-            "use a policy exported for this robot or environment"
-        )
-
-
-def _agree(actual: Any, expected: Any) -> bool:
-    number = (int, float, np.number)
-    if isinstance(actual, number) and isinstance(expected, number):
-        return bool(np.float32(actual) == np.float32(expected))
-    return bool(actual == expected)
-
-
 def _build(cls: type[Any], plain: Mapping[str, Any]) -> Any:
     known = {item.name for item in fields(cls)}
     return cls(**{key: _tuples(value) for key, value in plain.items() if key in known})
