@@ -9,6 +9,7 @@ mazes are scored by success rate, as AntMaze is in D4RL.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import importlib
@@ -24,7 +25,9 @@ class Task:
     id: str
     """Gymnasium id, e.g. `AdroitHandPen-v1`."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Constructor arguments with which the task is run and scored here."""
+    """Constructor arguments with which the task is run here, in training and in scoring."""
+    scoring_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further constructor arguments for scoring only, where a dataset was recorded under another reward count."""
     max_episode_steps: int | None = None
     """Time limit in steps under which the task is scored; None: the environment's registered limit."""
     reference_min: float | None = None
@@ -120,8 +123,10 @@ _TASKS = (
     _adroit("Relocate", 200, (-6.425911, 4233.877797728884)),
     Task(
         id="FrankaKitchen-v1",
-        # D4RL's four subtasks of `complete` and `mixed`; `partial` asks for others: pass its own tasks_to_complete.
-        kwargs={"tasks_to_complete": ["microwave", "kettle", "bottom burner", "light switch"]},
+        # The subtasks of D4RL's `complete` and `partial`; `mixed` has the bottom burner for the slide cabinet.
+        kwargs={"tasks_to_complete": ["microwave", "kettle", "light switch", "slide cabinet"]},
+        # Minari's sets pay every step for all that is done so far; D4RL scores each subtask once, 4 in all.
+        scoring_kwargs={"remove_task_when_completed": True, "terminate_on_tasks_completed": True},
         max_episode_steps=280,
         reference_min=0.0,
         reference_max=4.0,
@@ -212,18 +217,30 @@ def normalized_score(task: Task, mean_return: float) -> float | None:
     return 100.0 * (mean_return - task.reference_min) / (task.reference_max - task.reference_min)
 
 
-def evaluation_spec(env: Mapping[str, Any]) -> dict[str, Any]:
-    """The environment spec under which a policy from a dataset recorded in `env` is to be run and scored.
+def training_spec(env: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment spec in which to go on training from a dataset recorded in `env` ({"id", "kwargs", "max_…"}).
 
-    The dataset's own spec, except where the catalogue knows better: a catalogued constructor argument wins over the
-    recorder's (PointMaze is recorded as a continuing task but scored as one that ends at the goal), and an episode is
-    never longer than the scored limit (Door was recorded with 300 steps, scored with 200). The tasks of
-    FrankaKitchen are what its dataset is about, so the dataset's choice stays.
+    The dataset's own, except that the catalogue's constructor arguments win (PointMaze is recorded as a continuing
+    task but run as one that ends at the goal) and that an episode is never longer than the task's limit (Door was
+    recorded with 300 steps, is scored with 200). The subtasks of FrankaKitchen are what its dataset is about and stay.
+
+    Raises:
+        EnvError: the dataset's environment is unknown here.
     """
     task = lookup(env["id"])
-    recorded = dict(env.get("kwargs") or {})
+    recorded = {key: value for key, value in (env.get("kwargs") or {}).items() if key != "render_mode"}
     kwargs = {**recorded, **task.kwargs}
     if "tasks_to_complete" in recorded:
         kwargs["tasks_to_complete"] = recorded["tasks_to_complete"]
     limits = [limit for limit in (env.get("max_episode_steps"), task.max_episode_steps) if limit is not None]
-    return {"id": task.id, "kwargs": kwargs, "max_episode_steps": min(limits) if limits else None}
+    return copy.deepcopy({"id": task.id, "kwargs": kwargs, "max_episode_steps": min(limits) if limits else None})
+
+
+def evaluation_spec(env: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment spec under which a policy is scored: `training_spec`, with rewards as the reference scores count.
+
+    The two differ for FrankaKitchen alone.
+    """
+    spec = training_spec(env)
+    spec["kwargs"].update(lookup(spec["id"]).scoring_kwargs)
+    return spec

@@ -34,21 +34,24 @@ class WaypointConfig:
     """Gain on the velocity, s/m."""
     speed: float = 1.0
     """Scale of the control action before the noise, 0 to 1: below 1 the expert dawdles."""
+    speed_spread: float = 0.0
+    """Each episode's speed is drawn uniformly from [speed − spread, speed]: data of mixed quality."""
     random_episode_fraction: float = 0.0
     """Share of whole episodes that act at random instead, 0 to 1."""
     random_smoothness: float = 0.9
     """Correlation of successive random actions in those episodes: 0 uniform each step, near 1 long pushes."""
-    reach: float = 0.3
-    """A waypoint counts as passed within this distance, m."""
 
     def __post_init__(self) -> None:
         for name in ("random_episode_fraction", "speed"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise EnvError(f"waypoint expert: {name} must lie in [0, 1], not {getattr(self, name)}")
+        if not 0.0 <= self.speed_spread <= self.speed:
+            raise EnvError(f"waypoint expert: speed_spread must lie in [0, speed], not {self.speed_spread}")
         if not 0.0 <= self.random_smoothness < 1.0:
             raise EnvError(f"waypoint expert: random_smoothness must lie in [0, 1), not {self.random_smoothness}")
-        if not (self.noise >= 0.0 and self.reach > 0.0):
-            raise EnvError(f"waypoint expert: noise {self.noise} must be ≥ 0 and reach {self.reach} must be > 0")
+        for name in ("noise", "gain", "damping"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise EnvError(f"waypoint expert: {name} must be finite and at least 0, not {getattr(self, name)}")
 
 
 def shortest_path(maze_map: Sequence[Sequence[Any]], start: Cell, goal: Cell) -> list[Cell] | None:
@@ -102,6 +105,7 @@ class WaypointExpert:
         self._high: FloatArray = env.action_space.high  # type: ignore[attr-defined]
         self._path: list[Cell] = []
         self._random_episode = False
+        self._speed = self.config.speed
         self._drift = np.zeros(2)
 
     @property
@@ -110,8 +114,9 @@ class WaypointExpert:
         return self._random_episode
 
     def reset(self, observation: FloatArray) -> None:
-        """Decide what kind of episode this is and forget the old path."""
+        """Draw what kind of episode this is, random or not and how fast, and forget the old path."""
         self._random_episode = bool(self._rng.random() < self.config.random_episode_fraction)
+        self._speed = self.config.speed - self.config.speed_spread * float(self._rng.random())
         self._path = []
         self._drift = self._rng.uniform(self._low, self._high)
 
@@ -123,7 +128,7 @@ class WaypointExpert:
         target_x, target_y = self._waypoint(position, goal)
         config = self.config
         control = np.array([target_x - position[0], target_y - position[1]]) * config.gain - config.damping * velocity
-        control = config.speed * np.minimum(np.maximum(control, self._low), self._high)
+        control = self._speed * np.minimum(np.maximum(control, self._low), self._high)
         if config.noise:
             control += config.noise * self._rng.standard_normal(2)
         return self._clip(control)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from envs.catalog import CATALOG, evaluation_spec, lookup, normalized_score
+from envs.catalog import CATALOG, evaluation_spec, lookup, normalized_score, training_spec
 from envs.errors import EnvError
 
 
@@ -115,6 +115,20 @@ def test_a_dataset_is_evaluated_in_its_own_environment_but_never_past_the_scored
     assert evaluation_spec({"id": "AdroitHandPen-v1"})["max_episode_steps"] == 100
     short = {"id": "PointMaze_Medium-v3", "kwargs": {"continuing_task": True}, "max_episode_steps": 150}
     assert evaluation_spec(short) == {**short, "kwargs": {"continuing_task": False}}
-    partial = ["microwave", "kettle", "light switch", "slide cabinet"]
-    kitchen = evaluation_spec({"id": "FrankaKitchen-v1", "kwargs": {"tasks_to_complete": partial}})
-    assert kitchen["kwargs"]["tasks_to_complete"] == partial
+
+
+def test_kitchen_trains_under_its_datasets_reward_and_is_scored_under_d4rls() -> None:
+    recorded = {
+        "tasks_to_complete": ["microwave", "kettle", "bottom burner", "light switch"],  # as D4RL/kitchen/mixed-v2
+        "remove_task_when_completed": False,
+        "terminate_on_tasks_completed": False,
+    }
+    env = {"id": "FrankaKitchen-v1", "kwargs": recorded, "max_episode_steps": 450}
+    assert training_spec(env) == {**env, "max_episode_steps": 280}
+    scored = {**recorded, "remove_task_when_completed": True, "terminate_on_tasks_completed": True}
+    assert evaluation_spec(env) == {"id": "FrankaKitchen-v1", "kwargs": scored, "max_episode_steps": 280}
+
+
+def test_specs_never_share_the_catalogues_own_lists() -> None:
+    evaluation_spec({"id": "FrankaKitchen-v1"})["kwargs"]["tasks_to_complete"].clear()
+    assert len(CATALOG["FrankaKitchen-v1"].kwargs["tasks_to_complete"]) == 4

@@ -100,6 +100,7 @@ def test_each_knob_makes_it_worse() -> None:
     assert good >= 0.9
     assert success(random_episode_fraction=1.0) < 0.5 * good
     assert success(speed=0.3) < 0.8 * good
+    assert success(speed_spread=0.9) < 0.95 * good
     assert success(noise=6.0) < 0.8 * good
 
 
@@ -125,7 +126,14 @@ def test_equal_generators_give_equal_episodes() -> None:
 
 @pytest.mark.parametrize(
     "knobs",
-    [{"random_episode_fraction": 1.5}, {"speed": -0.1}, {"noise": -1.0}, {"random_smoothness": 1.0}, {"reach": 0.0}],
+    [
+        {"random_episode_fraction": 1.5},
+        {"speed": -0.1},
+        {"speed_spread": 1.1},
+        {"noise": -1.0},
+        {"random_smoothness": 1.0},
+        {"gain": float("nan")},
+    ],
 )
 def test_senseless_knobs_are_refused(knobs: dict[str, float]) -> None:
     with pytest.raises(EnvError, match=next(iter(knobs))):
