@@ -1,0 +1,143 @@
+"""Chunk files of one array of one stream, as its writer sees them: reserved whole, then filled by pwrite.
+
+Reserving comes before writing so that a full disk is an error here, with nothing half-written; pwrite instead of a
+writable mapping so that it can never be a SIGBUS.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.errors import CorruptStoreError, StorageError
+from replay.layout import fsync_directory
+
+
+def chunk_path(array: Path, index: int) -> Path:
+    """Path of chunk `index` of a two-dimensional array chunked along rows only."""
+    return array / "c" / str(index) / "0"
+
+
+def check_chunk(path: Path, expected_bytes: int) -> None:
+    """Raise CorruptStoreError unless the chunk file exists with its full size."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise CorruptStoreError(
+            f"chunk file {path} is missing: restore it from a copy, or move its stream's folder out of the store"
+        ) from None
+    if size != expected_bytes:
+        raise CorruptStoreError(
+            f"chunk file {path} has {size} bytes instead of {expected_bytes}: restore it from a copy, "
+            "or move its stream's folder out of the store"
+        )
+
+
+class ChunkFiles:
+    """The chunk files of one array. One chunk is open at a time; others are opened only to be synchronised."""
+
+    def __init__(self, array: Path, chunk_bytes: int) -> None:
+        self._array = array
+        self._chunk_bytes = chunk_bytes
+        self._fd = -1
+        self._index = -1
+        self._dirty: dict[int, bool] = {}  # chunk -> its directory entry is not durable either
+
+    def reserve(self, index: int, *, durable: bool) -> None:
+        """Make sure that chunk `index` exists at its full size: temp file, posix_fallocate, fsync, rename, fsync.
+
+        Raises:
+            StorageError: no space, quota or file size limit; nothing is left behind.
+            CorruptStoreError: the chunk exists with another size.
+        """
+        path = chunk_path(self._array, index)
+        if path.exists():
+            check_chunk(path, self._chunk_bytes)
+            return
+        temporary = path.with_name(".0.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            try:
+                os.posix_fallocate(fd, 0, self._chunk_bytes)
+                if durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            temporary.rename(path)
+            if durable:
+                self._sync_directories(index)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StorageError(
+                f"cannot reserve {self._chunk_bytes} bytes for {path} ({error.strerror}): free some space and go on; "
+                "all committed rows are intact"
+            ) from error
+        self._dirty[index] = not durable
+
+    def write(self, index: int, offset: int, data: NDArray[np.generic]) -> None:
+        """Write an array's bytes at a byte offset of a reserved chunk.
+
+        Raises:
+            StorageError: the operating system refused; the rows are not committed.
+        """
+        try:
+            if index != self._index:
+                fd = os.open(chunk_path(self._array, index), os.O_RDWR | os.O_CLOEXEC)
+                self.close()
+                self._fd, self._index = fd, index
+            self._dirty.setdefault(index, False)
+            written = os.pwrite(self._fd, data.data, offset)
+            if written != data.nbytes:
+                view = data.data.cast("B")
+                while written < len(view):
+                    written += os.pwrite(self._fd, view[written:], offset + written)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write to {chunk_path(self._array, index)} ({error.strerror}): the rows are not committed"
+            ) from error
+
+    def read(self, index: int, offset: int, size: int) -> bytes:
+        """Read bytes of a chunk."""
+        with chunk_path(self._array, index).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, offset)
+
+    def check(self, indices: range) -> None:
+        """Raise CorruptStoreError unless all these chunks are there at full size; they count as not yet durable."""
+        for index in indices:
+            check_chunk(chunk_path(self._array, index), self._chunk_bytes)
+        self._dirty.update(dict.fromkeys(indices, True))
+
+    def take_dirty(self) -> dict[int, bool]:
+        """Chunks written since the last call, for `synchronise`."""
+        dirty, self._dirty = self._dirty, {}
+        return dirty
+
+    def synchronise(self, dirty: dict[int, bool]) -> None:
+        """fdatasync these chunks, and their directory entries where that is still due. Needs no lock.
+
+        Raises:
+            OSError: the data may be lost; the caller must not go on writing.
+        """
+        for index, new in dirty.items():
+            fd = os.open(chunk_path(self._array, index), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+            if new:
+                self._sync_directories(index)
+
+    def _sync_directories(self, index: int) -> None:
+        folder = chunk_path(self._array, index).parent
+        fsync_directory(folder)
+        fsync_directory(folder.parent)
+
+    def close(self) -> None:
+        """Close the open chunk."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = self._index = -1

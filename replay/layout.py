@@ -1,0 +1,162 @@
+"""Names and JSON documents of a store on disk: a Zarr v3 group that any Zarr reader opens.
+
+Every document is written here, never through the zarr API, which replaces chunk files, resizes before it writes and
+never synchronises. `write_atomic` makes each document appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from replay.errors import CorruptStoreError, FormatVersionError, SchemaError, StoreNotFoundError
+from replay.schema import META_COLUMNS, StoreSpec
+
+FORMAT_VERSION = 1
+CHUNK_ROWS = 65536
+SLOT_WORDS = 512  # uint64 words in each of the two commit slots: 4 KiB
+GROUP = "zarr.json"
+STREAMS = "streams"
+ROWS = "rows"
+META = "meta"
+COMMIT_FILE = Path("commit") / "c" / "0" / "0"
+_STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_stream_name(name: str) -> str:
+    """Return the name, or raise SchemaError when it cannot be a folder that Zarr lists."""
+    if not _STREAM_NAME.fullmatch(name):
+        raise SchemaError(
+            f"stream name {name!r}: use letters, digits, '.', '_' and '-', beginning with one of the first"
+        )
+    return name
+
+
+def fsync_directory(path: Path) -> None:
+    """Make renames and creations inside `path` durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, document: dict[str, Any]) -> None:
+    """Write a JSON document by temporary file, fsync, rename and directory fsync."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    fsync_directory(path.parent)
+
+
+def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A Zarr v3 group's zarr.json."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def array_document(
+    shape: tuple[int, int], chunk_rows: int, dtype: str, attributes: dict[str, Any], *, dimensions: tuple[str, str]
+) -> dict[str, Any]:
+    """A Zarr v3 array's zarr.json: chunks (chunk_rows, all columns), raw little-endian bytes."""
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows, shape[1]]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0 if dtype.startswith("float") else 0,
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "attributes": attributes,
+        "dimension_names": list(dimensions),
+        "storage_transformers": [],
+    }
+
+
+def rows_document(spec: StoreSpec, chunk_rows: int, length: int) -> dict[str, Any]:
+    """zarr.json of a stream's `rows`, `length` rows long."""
+    attributes = {"columns": list(spec.columns)}
+    shape = (length, spec.row_width)
+    return array_document(shape, chunk_rows, "float32", attributes, dimensions=("row", "column"))
+
+
+def meta_document(chunk_rows: int, length: int) -> dict[str, Any]:
+    """zarr.json of a stream's `meta`, `length` rows long."""
+    attributes = {"columns": list(META_COLUMNS)}
+    shape = (length, len(META_COLUMNS))
+    return array_document(shape, chunk_rows, "int64", attributes, dimensions=("row", "column"))
+
+
+def commit_document() -> dict[str, Any]:
+    """zarr.json of a stream's `commit`: two slots in one chunk."""
+    return array_document((2, SLOT_WORDS), 2, "uint64", {}, dimensions=("slot", "word"))
+
+
+def store_document(spec: StoreSpec, chunk_rows: int) -> dict[str, Any]:
+    """zarr.json of the store itself."""
+    return group_document(
+        {
+            "slipway": {
+                "format": FORMAT_VERSION,
+                "chunk_rows": chunk_rows,
+                "layout_fingerprint": spec.layout_fingerprint,
+                "columns": list(spec.columns),
+                "spec": spec.to_json(),
+            }
+        }
+    )
+
+
+def read_store_document(path: Path) -> tuple[StoreSpec, int]:
+    """Read and check a store's zarr.json; returns (spec, rows a chunk).
+
+    Raises:
+        StoreNotFoundError: no store there.
+        FormatVersionError: a newer format.
+        CorruptStoreError: unreadable, or its fingerprint does not match its spec.
+    """
+    file = path / GROUP
+    try:
+        text = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if (path / STREAMS).is_dir():
+            raise CorruptStoreError(
+                f"{file} is missing although {path / STREAMS} exists: restore it from a copy of the store"
+            ) from error
+        raise StoreNotFoundError(
+            f"{path} is not a Slipway store (no {GROUP}): make one with `slipway ingest`"
+        ) from error
+    except OSError as error:
+        raise StoreNotFoundError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
+    try:
+        document = json.loads(text)
+        attributes = document["attributes"] if isinstance(document, dict) else None
+    except (ValueError, KeyError) as error:
+        raise CorruptStoreError(
+            f"{file} is not a readable Zarr document: restore it from a copy of the store"
+        ) from error
+    if not isinstance(attributes, dict) or not isinstance(attributes.get("slipway"), dict):
+        raise StoreNotFoundError(f"{path} is Zarr but not a Slipway store: import it with `slipway ingest`")
+    own = attributes["slipway"]
+    version = own.get("format")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{file} has format {version}, this Slipway reads up to {FORMAT_VERSION}: "
+            "upgrade with `pip install -U slipway`"
+        )
+    try:
+        if version != FORMAT_VERSION:
+            raise SchemaError(f"format {version!r} is unknown")
+        spec = StoreSpec.from_json(own["spec"])
+        chunk_rows = int(own["chunk_rows"])
+        if chunk_rows < 1 or own["layout_fingerprint"] != spec.layout_fingerprint:
+            raise SchemaError("the layout fingerprint does not match the spec")
+    except (SchemaError, KeyError, TypeError, ValueError) as error:
+        raise CorruptStoreError(f"{file} is damaged ({error}): restore it from a copy of the store") from error
+    return spec, chunk_rows

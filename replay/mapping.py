@@ -1,0 +1,147 @@
+"""Committed rows as memory: chunk files mapped side by side into one reserved range of addresses.
+
+Slot k of a `RowSpace` holds one chunk file; row r of the chunk has the physical index k * chunk_rows + r. One `take`
+then gathers rows of any stream and chunk at the speed of an array in RAM. Where the platform refuses the range, or
+chunks are no whole number of pages, `ChunkTable` gathers chunk by chunk: slower, equal results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.chunks import check_chunk
+from replay.errors import CorruptStoreError, ReplayError
+
+LARGEST_RANGE = 1 << 40  # bytes of address space, not of memory
+SMALLEST_RANGE = 1 << 32
+_MAP_FIXED = 0x10
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+class RowSpace(Protocol):
+    """Rows of many chunk files under one physical index."""
+
+    def add(self, path: Path) -> int:
+        """Map a chunk file; returns its slot."""
+
+    def chunk(self, slot: int) -> NDArray[np.float32]:
+        """Rows [chunk_rows, W] of one chunk, a read-only view."""
+
+    def take(self, indices: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Copy rows to out [n, W], C-contiguous."""
+
+
+class AddressRange:
+    """A RowSpace in one address range. Memory stays mapped until the last array that views it is gone."""
+
+    def __init__(self, chunk_rows: int, width: int) -> None:
+        """Reserve the range.
+
+        Raises:
+            OSError: the platform refuses, or a chunk is not a whole number of pages.
+        """
+        self._chunk_rows = chunk_rows
+        self._chunk_bytes = chunk_rows * width * 4
+        if self._chunk_bytes % mmap.PAGESIZE:
+            raise OSError(f"chunks of {self._chunk_bytes} bytes do not fill pages of {mmap.PAGESIZE}")
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._mmap = libc.mmap
+        self._mmap.restype = ctypes.c_void_p
+        self._mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_int64]
+        size = LARGEST_RANGE
+        while True:
+            try:
+                # Read-only zeros where nothing is mapped yet: a stray index can never be a SIGSEGV.
+                reserved = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
+                break
+            except (OSError, ValueError, OverflowError) as error:
+                size //= 2
+                if size < SMALLEST_RANGE:
+                    raise OSError("no address range to map chunks into") from error
+        self._slots = size // self._chunk_bytes
+        self._used = 0
+        # The array keeps `reserved` alive, and every view keeps the array alive.
+        self._rows = np.frombuffer(reserved, np.float32, self._slots * chunk_rows * width).reshape(-1, width)
+        self._address = self._rows.ctypes.data
+
+    def add(self, path: Path) -> int:
+        """Map a chunk file read-only into the next slot.
+
+        Raises:
+            CorruptStoreError: the file is missing or has another size.
+            ReplayError: the range is full or the mapping was refused.
+        """
+        check_chunk(path, self._chunk_bytes)
+        if self._used >= self._slots:
+            raise ReplayError(f"no address space left to map {path}: raise `ulimit -v` and open the store again")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            at = self._address + self._used * self._chunk_bytes
+            got = self._mmap(at, self._chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, fd, 0)
+        finally:
+            os.close(fd)
+        if got == _MAP_FAILED or got is None:
+            reason = os.strerror(ctypes.get_errno())
+            raise ReplayError(f"cannot map {path} ({reason}): raise the limit vm.max_map_count or `ulimit -v`")
+        self._used += 1
+        return self._used - 1
+
+    def chunk(self, slot: int) -> NDArray[np.float32]:
+        """Rows [chunk_rows, W] of one chunk, a read-only view."""
+        return self._rows[slot * self._chunk_rows : (slot + 1) * self._chunk_rows]
+
+    def take(self, indices: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Copy rows to out [n, W]."""
+        # mode="clip": with "raise" NumPy gathers into a temporary first.
+        self._rows.take(indices, axis=0, out=out, mode="clip")
+
+
+class ChunkTable:
+    """A RowSpace of separately mapped files."""
+
+    def __init__(self, chunk_rows: int, width: int) -> None:
+        self._shape = (chunk_rows, width)
+        self._chunks: list[NDArray[np.float32]] = []
+
+    def add(self, path: Path) -> int:
+        """Map a chunk file; CorruptStoreError where it is missing or has another size."""
+        check_chunk(path, 4 * self._shape[0] * self._shape[1])
+        self._chunks.append(np.memmap(path, np.dtype("<f4"), "r", shape=self._shape))
+        return len(self._chunks) - 1
+
+    def chunk(self, slot: int) -> NDArray[np.float32]:
+        """Rows [chunk_rows, W] of one chunk, a read-only view."""
+        return self._chunks[slot]
+
+    def take(self, indices: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Copy rows to out [n, W]."""
+        slots, rows = np.divmod(indices, self._shape[0])
+        for slot in np.unique(slots):
+            places = np.flatnonzero(slots == slot)
+            out[places] = self._chunks[slot][rows[places]]
+
+
+def row_space(chunk_rows: int, width: int) -> RowSpace:
+    """The fastest RowSpace that the platform grants."""
+    with contextlib.suppress(OSError):
+        return AddressRange(chunk_rows, width)
+    return ChunkTable(chunk_rows, width)
+
+
+def read_meta(path: Path, start: int, count: int, columns: int) -> NDArray[np.int64]:
+    """Read meta rows [start, start + count) of one chunk file; a copy, int64 [count, columns]."""
+    try:
+        data = np.fromfile(path, np.dtype("<i8"), count * columns, offset=start * columns * 8)
+    except OSError as error:
+        raise CorruptStoreError(f"cannot read {path} ({error.strerror}): restore it from a copy") from error
+    if data.size != count * columns:
+        raise CorruptStoreError(f"chunk file {path} is truncated: restore it from a copy")
+    return data.reshape(count, columns)

@@ -1,0 +1,163 @@
+"""Store: a Zarr v3 group of append-only streams of experience, on a local disk.
+
+store = Store.create("runs/x.zarr", spec)
+with store.writer("collector-0") as writer:
+    writer.append(...)
+sampler = Store.open("runs/x.zarr").sampler(256, rng=np.random.default_rng(0))
+batch = sampler.next()
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from replay import layout
+from replay.episodes import Episode, episode_table, iterate_episodes
+from replay.errors import CorruptStoreError, StorageError, StoreExistsError
+from replay.log import Durability
+from replay.reader import StoreReader
+from replay.sampler import UniformSampler
+from replay.schema import StoreSpec
+from replay.stream import StreamWriter
+
+
+class Store:
+    """A store on disk. Holds no file open; writers, readers and samplers do."""
+
+    def __init__(self, path: Path, spec: StoreSpec, chunk_rows: int) -> None:
+        """Use `Store.create` or `Store.open`."""
+        self.path = path
+        self.spec = spec
+        self.chunk_rows = chunk_rows
+
+    @classmethod
+    def create(cls, path: Path | str, spec: StoreSpec, *, chunk_rows: int = layout.CHUNK_ROWS) -> Store:
+        """Make an empty store; it appears at `path` complete or not at all.
+
+        Args:
+            path: where; nothing may be there yet. The parent folders are made.
+            spec: what its rows mean.
+            chunk_rows: rows in a chunk file, fixed for the store's life. Every stream reserves whole chunks.
+
+        Raises:
+            StoreExistsError: something is at `path` already.
+            StorageError: the operating system refuses.
+        """
+        path = Path(path)
+        if path.exists() or path.is_symlink():
+            raise StoreExistsError(f"{path} exists already: open it, or choose another name")
+        staging = path.with_name(f".{path.name}.creating-{os.getpid()}")
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            (staging / layout.STREAMS).mkdir(parents=True)
+            layout.write_atomic(staging / layout.STREAMS / layout.GROUP, layout.group_document({}))
+            layout.write_atomic(staging / layout.GROUP, layout.store_document(spec, chunk_rows))
+            staging.rename(path)
+            layout.fsync_directory(path.parent)
+        except OSError as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise StorageError(f"cannot create the store {path}: {error.strerror}") from error
+        return cls(path, spec, chunk_rows)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Store:
+        """Open an existing store; reads one small file.
+
+        Raises:
+            StoreNotFoundError: there is no store.
+            FormatVersionError: a newer Slipway wrote it.
+            CorruptStoreError: its zarr.json is missing or damaged.
+        """
+        path = Path(path)
+        return cls(path, *layout.read_store_document(path))
+
+    def stream_names(self) -> list[str]:
+        """Names of the streams, sorted."""
+        try:
+            return sorted(entry.name for entry in os.scandir(self.path / layout.STREAMS) if entry.is_dir())
+        except OSError as error:
+            raise CorruptStoreError(
+                f"{self.path / layout.STREAMS} cannot be listed ({error.strerror}): restore it from a copy of the store"
+            ) from error
+
+    def writer(self, stream: str, *, durability: Durability = "interval", source_id: int = 0) -> StreamWriter:
+        """Create a stream, or recover it and go on where it ended. One writer a stream, system-wide.
+
+        Args:
+            stream: name: letters, digits, ".", "_", "-".
+            durability: what survives. "process": a killed process; "interval": also a power loss, but for the last
+                quarter of a second; "block": every commit.
+            source_id: recorded with every row.
+
+        Raises:
+            WriterLockedError: the stream has a writer.
+            CorruptStoreError: the stream cannot be recovered.
+            StorageError: the operating system refuses.
+        """
+        return StreamWriter(self.path, stream, self.spec, self.chunk_rows, durability=durability, source_id=source_id)
+
+    def reader(self) -> StoreReader:
+        """A reader of all streams, present and future; `refresh` follows growth."""
+        return StoreReader([self])
+
+    def sampler(self, batch_size: int, *, rng: np.random.Generator) -> UniformSampler:
+        """Uniform transitions over all streams, with a reader of its own (`sampler.reader`)."""
+        return UniformSampler(self.reader(), batch_size, rng=rng)
+
+    def episodes(self) -> Iterator[Episode]:
+        """Every episode with at least one sampleable step, stream after stream."""
+        return iterate_episodes(self.reader())
+
+    @property
+    def num_rows(self) -> int:
+        """Committed rows of all streams."""
+        return self.reader().num_rows
+
+    @property
+    def num_steps(self) -> int:
+        """Rows that can be sampled: steps whose successor is committed."""
+        return self.reader().num_steps
+
+    def info(self) -> dict[str, Any]:
+        """What the store holds, JSON-able. Returns and lengths are those of episodes that were not interrupted."""
+        reader = self.reader()
+        table = episode_table(reader)
+        whole = ~table.interrupted
+        files = [entry for entry in self.path.rglob("*") if entry.is_file()]
+        return {
+            "path": str(self.path),
+            "layout_fingerprint": self.spec.layout_fingerprint,
+            "observation": self.spec.terms(),
+            "action_low": list(self.spec.action_low),
+            "action_high": list(self.spec.action_high),
+            "info_columns": list(self.spec.info),
+            "env": self.spec.env,
+            "source": self.spec.source,
+            "rows": reader.num_rows,
+            "steps": reader.num_steps,
+            "episodes": len(table.stream),
+            "terminated": int(table.terminated.sum()),
+            "truncated": int(table.truncated.sum()),
+            "interrupted": int(table.interrupted.sum()),
+            "returns": _summary(table.returns[whole]),
+            "lengths": _summary(table.length[whole].astype(np.float64)),
+            "bytes": sum(file.stat().st_blocks * 512 for file in files),
+            "streams": reader.heads,
+        }
+
+
+def _summary(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, float | None]:
+    if not len(values):
+        return dict.fromkeys(("mean", "std", "min", "max"))
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+    }
