@@ -132,3 +132,16 @@ def test_kitchen_trains_under_its_datasets_reward_and_is_scored_under_d4rls() ->
 def test_specs_never_share_the_catalogues_own_lists() -> None:
     evaluation_spec({"id": "FrankaKitchen-v1"})["kwargs"]["tasks_to_complete"].clear()
     assert len(CATALOG["FrankaKitchen-v1"].kwargs["tasks_to_complete"]) == 4
+
+
+def test_without_the_simulators_the_catalogue_still_answers_and_making_one_says_what_to_install() -> None:
+    script = (
+        "import sys; sys.modules['gymnasium'] = None\n"
+        "import envs\n"
+        "print(envs.lookup('AdroitHandPen-v1').id)\n"
+        "try:\n    import envs.make\n"
+        "except envs.EnvError as error:\n    print(error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[0] == "AdroitHandPen-v1"
+    assert "pip install 'slipway[sim]'" in said.splitlines()[1]
