@@ -10,7 +10,7 @@ import difflib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from replay.ingest import arrays, hdf5, minari, slipway
 from replay.ingest.source import (
@@ -33,8 +33,19 @@ __all__ = [
     "ingest",
 ]
 
+
+class Importer(Protocol):
+    """What each importer's module offers; cheap until `open_source` is called."""
+
+    def matches(self, source: str, /) -> bool:
+        """Whether the source is of this kind, by its name and a few bytes."""
+
+    def open_source(self, source: str, options: IngestOptions, /) -> Source:
+        """Read the metadata; refuse what cannot be stored."""
+
+
 # Folders are told apart by what they hold, so a store comes before a Minari folder; an id that is no path comes last.
-IMPORTERS = {"slipway": slipway, "hdf5": hdf5, "npz": arrays, "minari": minari}
+IMPORTERS: dict[str, Importer] = {"slipway": slipway, "hdf5": hdf5, "npz": arrays, "minari": minari}
 
 
 def ingest(

@@ -42,11 +42,11 @@ def open_source(source: str, options: IngestOptions) -> Source:
     arrays: dict[str, Any] = {}
     field = "the archive"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for field in archive.files:
                 # Columns of other names are listed when one is missing, but not read.
                 arrays[field] = archive[field] if field in wanted else np.empty(0)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
         raise SourceFormatError(
             f"{where}: {field} cannot be read ({one_line(error)}); save plain numeric arrays with numpy.savez"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +46,9 @@ def checked(episode: SourceEpisode, description: SourceDescription, *, clip_acti
         with np.errstate(over="ignore", invalid="ignore"):
             single[field] = np.ascontiguousarray(array, np.float32)
         _refuse_non_finite(single[field], array, field, episode.label)
-    single["actions"] = _bounded(single["actions"], description, episode.label, clip=clip_actions)
+    single["actions"] = bounded(
+        single["actions"], description.action_low, description.action_high, episode.label, clip=clip_actions
+    )
     return replace(
         episode,
         observations=single["observations"],
@@ -67,20 +70,24 @@ def _refuse_non_finite(array: NDArray[np.float32], source: NDArray[Any], field: 
     )
 
 
-def _bounded(
-    actions: NDArray[np.float32], description: SourceDescription, label: str, *, clip: bool
+def bounded(
+    actions: NDArray[np.float32], low: Sequence[float], high: Sequence[float], label: str, *, clip: bool
 ) -> NDArray[np.float32]:
-    low = np.asarray(description.action_low, np.float32)
-    high = np.asarray(description.action_high, np.float32)
+    """Actions [T, A] inside [low, high], clipped if asked.
+
+    Raises:
+        SourceValueError: an action is outside by more than rounding; names step and dimension.
+    """
+    lowest, highest = np.asarray(low, np.float32), np.asarray(high, np.float32)
     if clip:
-        return np.clip(actions, low, high)
-    slack = BOUND_TOLERANCE * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
-    inside = (actions >= low - slack) & (actions <= high + slack)
+        return np.clip(actions, lowest, highest)
+    slack = BOUND_TOLERANCE * np.maximum(1.0, np.maximum(np.abs(lowest), np.abs(highest)))
+    inside = (actions >= lowest - slack) & (actions <= highest + slack)
     if not inside.all():
         step, dimension = np.unravel_index(int(np.argmin(inside)), inside.shape)
         raise SourceValueError(
             f"{label}: actions at step {step}, dimension {dimension} is {float(actions[step, dimension]):.7g}, outside "
-            f"[{float(low[dimension]):.7g}, {float(high[dimension]):.7g}]; clip the actions (clip_actions) or name the "
-            "environment with the bounds that they were recorded in"
+            f"[{float(lowest[dimension]):.7g}, {float(highest[dimension]):.7g}]; clip the actions (clip_actions) or "
+            "name the environment with the bounds that they were recorded in"
         )
     return actions

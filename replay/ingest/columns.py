@@ -1,4 +1,4 @@
-"""Files of flat columns, N transitions one after the other (D4RL HDF5, .npz): which columns, which shapes, what spaces."""
+"""Files of flat columns, N transitions one after the other (D4RL HDF5, .npz): their columns, shapes and spaces."""
 
 from __future__ import annotations
 

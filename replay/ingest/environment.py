@@ -59,7 +59,7 @@ def environment_spaces(env: dict[str, Any]) -> tuple[Any, Any]:
         warnings.simplefilter("ignore")
         try:
             built = gymnasium.make(env["id"], disable_env_checker=True, **env["kwargs"])
-        except Exception as error:  # noqa: BLE001 - a constructor may raise anything
+        except Exception as error:  # a constructor may raise anything
             raise IngestError(
                 f"environment {env['id']!r} cannot be built to read its spaces ({one_line(error)}); "
                 "check the id, or ingest without it"
@@ -77,7 +77,9 @@ def _gymnasium() -> Any:
         try:
             import gymnasium
         except ImportError as error:
-            raise IngestError(f"looking up an environment needs gymnasium: pip install 'slipway[sim]' ({error})") from None
+            raise IngestError(
+                f"looking up an environment needs gymnasium: pip install 'slipway[sim]' ({error})"
+            ) from None
         try:
             import gymnasium_robotics
         except ImportError:

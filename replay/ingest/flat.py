@@ -111,7 +111,7 @@ def find_ends(columns: FlatColumns, env: dict[str, Any] | None) -> NDArray[np.in
 
 
 def _flags(column: Any, start: int, stop: int) -> NDArray[np.bool_]:
-    return np.asarray(column[start:stop]).reshape(stop - start) != 0
+    return np.asarray(np.asarray(column[start:stop]).reshape(stop - start) != 0, np.bool_)
 
 
 class FlatReader:

@@ -1,4 +1,4 @@
-"""D4RL-style HDF5: flat datasets observations, actions, rewards, terminals, timeouts, optional next_observations, infos.
+"""D4RL-style HDF5: flat datasets observations, actions, rewards, terminals, timeouts; next_observations, infos.
 
 Read in blocks through h5py slices, so memory does not grow with the file. `metadata/*` and the file's attributes are
 kept as provenance where they are short. See `flat.py` for the quirks of such files.
@@ -76,7 +76,7 @@ def _columns(file: Any, path: Path, options: IngestOptions) -> FlatColumns:
     )
 
 
-def _provenance(file: Any, dataset_type: type) -> dict[str, Any]:
+def _provenance(file: Any, dataset_type: Any) -> dict[str, Any]:
     """Scalars among the file's attributes and its `metadata` group as text or numbers."""
     found: dict[str, Any] = dict(file.attrs.items())
     if "metadata" in file and hasattr(file["metadata"], "items"):

@@ -77,7 +77,7 @@ def resolve(source: str) -> Path:
     known = local_ids(root) if root.is_dir() else []
     try:
         _download(source)
-    except Exception as error:  # noqa: BLE001 - any failure of the network or of Minari's client means "not to be had"
+    except Exception as error:  # whatever the network or the client raises: it is not to be had
         near = difflib.get_close_matches(source, known, 1, 0.4)
         guess = f"did you mean {near[0]!r}? " if near else ""
         here = f"it holds {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}" if known else "it holds none"
@@ -173,9 +173,11 @@ def open_source(source: str, options: IngestOptions) -> Source:
 def _metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
     try:
-        metadata = json.loads(path.read_text())
+        metadata: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise SourceFormatError(f"{path} is not readable as JSON ({one_line(error)}); fetch the dataset again") from None
+        raise SourceFormatError(
+            f"{path} is not readable as JSON ({one_line(error)}); fetch the dataset again"
+        ) from None
     for key in ("dataset_id", "observation_space", "action_space", "total_episodes"):
         if not isinstance(metadata, dict) or key not in metadata:
             raise SourceFormatError(f"{path} lacks {key!r}; it is no Minari dataset, or fetch it again")
@@ -186,12 +188,14 @@ def _load(folder: Path, name: str) -> Any:
     try:
         import minari
     except ImportError as error:
-        raise SourceFormatError(f"reading Minari datasets needs minari: pip install 'slipway[train]' ({error})") from None
+        raise SourceFormatError(
+            f"reading Minari datasets needs minari: pip install 'slipway[train]' ({error})"
+        ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return minari.MinariDataset(folder)
-        except Exception as error:  # noqa: BLE001 - Minari raises whatever its parts raise on damaged metadata
+        except Exception as error:  # Minari raises whatever its parts raise on damaged metadata
             raise SourceFormatError(
                 f"{name} ({folder}): Minari cannot open it ({one_line(error)}); fetch the dataset again"
             ) from error
@@ -208,7 +212,7 @@ def _episodes(dataset: Any, where: str) -> Iterator[Any]:
             raise SourceFormatError(
                 f"{where}: episode {index} lacks a field ({one_line(error)}); the dataset is incomplete: fetch it again"
             ) from error
-        except Exception as error:  # noqa: BLE001 - h5py, pyarrow and Minari raise many kinds on damaged files
+        except Exception as error:  # h5py, pyarrow and Minari raise many kinds on damaged files
             raise SourceFormatError(
                 f"{where}: episode {index} cannot be read ({one_line(error)}); the dataset is damaged: fetch it again"
             ) from error

@@ -60,7 +60,7 @@ def success_from_rewards(rewards: NDArray[Any], success_reward: float, where: st
             f"{where}: reward at step {step} is {float(rewards[step]):g}, but success was read from sparse rewards "
             f"({success_reward:g} at success, {success_reward - 1:g} before); ingest without terminate-on success"
         )
-    return (rewards == success_reward).astype(np.float32)
+    return np.asarray(rewards == success_reward, np.float32)
 
 
 def cut_at_first(episode: SourceEpisode, name: str) -> tuple[SourceEpisode, int]:

@@ -112,7 +112,9 @@ def _refuse_other(out: Path, spec: StoreSpec) -> None:
     if not found or "digest" not in found or "options" not in found:
         raise OutputExistsError(f"{out} exists and is not an ingested dataset; {advice}")
     if (found["kind"], found["digest"]) != (wanted["kind"], wanted["digest"]):
-        raise OutputExistsError(f"{out} exists and was made from other data ({found['kind']} {found['name']}); {advice}")
+        raise OutputExistsError(
+            f"{out} exists and was made from other data ({found['kind']} {found['name']}); {advice}"
+        )
     if found["options"] != wanted["options"]:
         differing = [key for key, value in wanted["options"].items() if found["options"].get(key) != value]
         before = ", ".join(f"{key}={found['options'].get(key)!r}" for key in differing)
