@@ -101,7 +101,12 @@ def read_newest(fd: int, path: Path) -> Slot:
         if slot is not None:
             return slot
         time.sleep(0.0002 * attempt)
-    raise CorruptStoreError(
+    raise both_corrupt(path)
+
+
+def both_corrupt(path: Path) -> CorruptStoreError:
+    """The error for a commit file without a valid slot."""
+    return CorruptStoreError(
         f"{path}: both commit slots are corrupt, so the number of rows is unknown; restore this file from a copy, "
         "or move the stream's folder out of the store to go on without it"
     )

@@ -22,7 +22,8 @@ GROUP = "zarr.json"
 STREAMS = "streams"
 ROWS = "rows"
 META = "meta"
-COMMIT_FILE = Path("commit") / "c" / "0" / "0"
+COMMIT = "commit"
+COMMIT_FILE = Path(COMMIT) / "c" / "0" / "0"
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

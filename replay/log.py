@@ -16,9 +16,7 @@ block does not hold is passed over; rows below any slot's block_start are on the
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import threading
 import time
 from contextlib import suppress
@@ -31,14 +29,14 @@ from numpy.typing import NDArray
 
 from replay import commit, layout
 from replay.chunks import ChunkFiles
-from replay.errors import CorruptStoreError, ReplayError, StorageError, WriterLockedError
-from replay.schema import META_COLUMNS, StoreSpec
+from replay.errors import ReplayError, StorageError
+from replay.recovery import META_ROW_BYTES, claim, recover
+from replay.schema import StoreSpec
 
 Durability = Literal["process", "interval", "block"]
 DURABILITIES: tuple[Durability, ...] = ("process", "interval", "block")
 FLUSH_INTERVAL_S = 0.25
 PUBLISH_INTERVAL_S = 1.0
-META_ROW_BYTES = 8 * len(META_COLUMNS)
 
 
 class StreamLog:
@@ -63,7 +61,7 @@ class StreamLog:
         self._flusher: threading.Thread | None = None
         self._failure: StorageError | None = None
         try:
-            self._fd = self._acquire(store, name)
+            self._fd = claim(store, name, spec, chunk_rows)
         except OSError as error:
             raise StorageError(f"cannot open stream {self._folder} for writing: {error.strerror}") from error
         try:
@@ -76,125 +74,17 @@ class StreamLog:
             os.close(self._fd)
             raise
 
-    def _acquire(self, store: Path, name: str) -> int:
-        if not self._folder.exists():
-            staging = store / f".creating-{name}-{os.getpid()}-{threading.get_ident()}"
-            fd = self._create(staging)
-            try:
-                staging.rename(self._folder)
-                layout.fsync_directory(self._folder.parent)
-                return fd
-            except OSError as error:
-                os.close(fd)
-                shutil.rmtree(staging, ignore_errors=True)
-                if not self._folder.exists():
-                    raise StorageError(f"cannot create stream {self._folder}: {error.strerror}") from error
-        path = self._folder / layout.COMMIT_FILE
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise CorruptStoreError(
-                f"{path} is missing: restore it from a copy, or move the stream's folder out of the store"
-            ) from None
-        try:
-            self._flock(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def _create(self, staging: Path) -> int:
-        """Build the stream beside its place, locked, so that the rename shows it complete and already owned."""
-        file = staging / layout.COMMIT_FILE
-        file.parent.mkdir(parents=True)
-        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            self._flock(fd)
-            os.posix_fallocate(fd, 0, commit.COMMIT_BYTES)
-            os.pwrite(fd, commit.encode((0,) * 11), 0)
-            os.fsync(fd)
-            layout.fsync_directory(file.parent)
-            for array, document in (
-                (layout.ROWS, layout.rows_document(self._spec, self._chunk_rows, 0)),
-                (layout.META, layout.meta_document(self._chunk_rows, 0)),
-                ("commit", layout.commit_document()),
-            ):
-                (staging / array).mkdir(exist_ok=True)
-                layout.write_atomic(staging / array / layout.GROUP, document)
-            layout.write_atomic(staging / layout.GROUP, layout.group_document({}))
-        except BaseException:
-            os.close(fd)
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        return fd
-
-    def _flock(self, fd: int) -> None:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            slot = commit.newest(commit.read_raw(fd))
-            holder = f"process {slot.writer}" if slot and slot.writer else "another process"
-            raise WriterLockedError(
-                f"stream {self._folder} already has a writer ({holder}): stop it, or write to a stream of another name"
-            ) from None
-
     def _recover(self) -> None:
-        path = self._folder / layout.COMMIT_FILE
-        slots = [slot for slot in map(commit.decode, commit.read_raw(self._fd)) if slot is not None]
-        slots.sort(key=lambda slot: slot.sequence, reverse=True)
-        if not slots:
-            raise CorruptStoreError(
-                f"{path}: both commit slots are corrupt, so the number of rows is unknown; restore this file from a "
-                "copy, or move the stream's folder out of the store"
-            )
-        self._tail = slots[0].tail
-        self._sequence = slots[0].sequence
-        chunks = range(self._tail // self._chunk_rows, -(-slots[0].head // self._chunk_rows))
-        self._rows.check(chunks)
-        self._meta.check(chunks)
-        found = next((slot for slot in slots if self._block_holds(slot)), None)
-        head = found.head if found else max(slot.block_start for slot in slots)
-        if found:
-            self.steps, self.broken, self.episodes, self.open = found.steps, found.broken, found.episodes, found.open
-        else:
-            self._recount(slots, head)
-        self.head = head
+        slot = recover(self._fd, self._folder, self._rows, self._meta, self._spec, self._chunk_rows)
+        self._tail, self.head = slot.tail, slot.head
+        self.steps, self.broken, self.episodes, self.open = slot.steps, slot.broken, slot.episodes, slot.open
+        self._sequence, self._epoch, self._pid = slot.sequence, slot.epoch + 1, os.getpid()
         self.durable = 0
-        self._block_start = head
-        self._crc = (0, 0)
+        self._block_start, self._crc = slot.head, (0, 0)
         self._pending: tuple[int, int] | None = None
         self._published = -1
         self._published_at = time.monotonic()
-        self._epoch = slots[0].epoch + 1
-        self._pid = os.getpid()
         self._put_slot()
-
-    def _block_holds(self, slot: commit.Slot) -> bool:
-        """Whether the rows that the slot's commit promised are the rows on the disk."""
-        crcs = []
-        for files, width in ((self._rows, self._row_bytes), (self._meta, META_ROW_BYTES)):
-            crc, at = 0, slot.block_start
-            while at < slot.head:
-                index, within = divmod(at, self._chunk_rows)
-                count = min(self._chunk_rows - within, slot.head - at)
-                crc = google_crc32c.extend(crc, files.read(index, within * width, count * width))
-                at += count
-            crcs.append(crc)
-        return crcs[0] | crcs[1] << 32 == slot.block_crc
-
-    def _recount(self, slots: list[commit.Slot], head: int) -> None:
-        """Rebuild the counters from the rows: needed only where a power loss took the rows of both slots."""
-        valid, first = self._spec.offsets["valid"], self._spec.offsets["first"]
-        flags = np.empty((head - self._tail, 2), np.bool_)
-        for start in range(self._tail - self._tail % self._chunk_rows, head, self._chunk_rows):
-            data = self._rows.read(start // self._chunk_rows, 0, self._chunk_rows * self._row_bytes)
-            rows = np.frombuffer(data, np.float32).reshape(-1, self._spec.row_width)
-            low, high = max(start, self._tail), min(start + self._chunk_rows, head)
-            flags[low - self._tail : high - self._tail] = rows[low - start : high - start, [valid, first]] > 0
-        self.steps = int(flags[:, 0].sum())
-        self.broken = int((flags[:-1, 0] & flags[1:, 1]).sum())
-        self.episodes = max(slot.episodes for slot in slots)
-        self.open = int(flags[-1, 0]) if len(flags) else 0
 
     # Committing
 

@@ -61,6 +61,7 @@ class RowIndex:
 @dataclass
 class _Stream:
     key: str
+    order: tuple[int, str]
     folder: Path
     fd: int
     raw: tuple[bytes, bytes] = (b"", b"")
@@ -221,7 +222,12 @@ class StoreReader:
         found = False
         for number, store in enumerate(self._stores):
             folder = store.path / layout.STREAMS
-            changed_ns = folder.stat().st_mtime_ns
+            try:
+                changed_ns = folder.stat().st_mtime_ns
+            except OSError as error:
+                raise CorruptStoreError(
+                    f"{folder} cannot be read ({error.strerror}): restore it from a copy of the store"
+                ) from error
             listed_ns, listed_at = self._listed[number]
             # A folder changed within the clock's granularity of our last look may have changed after it.
             if changed_ns == listed_ns and listed_at - changed_ns / 1e9 > 0.1:
@@ -239,10 +245,10 @@ class StoreReader:
                             "or move the stream's folder out of the store"
                         ) from error
                     self._fds.append(fd)
-                    self._streams[key] = _Stream(key, folder / name, fd)
+                    self._streams[key] = _Stream(key, (number, name), folder / name, fd)
                     found = True
         if found:
-            self._streams = dict(sorted(self._streams.items(), key=lambda item: item[0].split("/")))
+            self._streams = dict(sorted(self._streams.items(), key=lambda item: item[1].order))
         return found
 
     def _map(self, stream: _Stream, slot: commit.Slot) -> None:

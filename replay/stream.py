@@ -24,8 +24,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from replay.errors import NonFiniteError, ReplayError, SchemaError, WriterStateError
 from replay.log import DURABILITIES, Durability, StreamLog
+from replay.packing import pack_episode, to_float32
 from replay.schema import FLAGS, META_COLUMNS, StoreSpec
 
+FLOAT32 = np.dtype(np.float32)
 _META = struct.Struct(f"<{len(META_COLUMNS)}q")
 
 
@@ -138,6 +140,8 @@ class StreamWriter:
         action = np.asarray(action)
         if observation.shape != self._observation_shape or action.shape != self._action_shape:
             raise self._wrong_shape(observation, action)
+        if observation.dtype is not FLOAT32 or action.dtype is not FLOAT32:
+            observation, action = to_float32(observation), to_float32(action)
         self._observation[:] = observation
         self._action[:] = action
         columns: tuple[float, ...] = ()
@@ -173,7 +177,7 @@ class StreamWriter:
             final = np.asarray(next_observation)
             if final.shape != self._observation_shape:
                 raise self._wrong_shape(final, action)
-            self._final_observation[:] = final
+            self._final_observation[:] = to_float32(final)
             if self._flat_both.dot(self._zeros_both) != 0.0:
                 raise self._non_finite(self._both)
             self._meta[1] = self._meta[0]
@@ -196,7 +200,7 @@ class StreamWriter:
         if observation.shape != self._observation_shape:
             raise self._wrong_shape(observation, None)
         row = np.zeros((1, self.spec.row_width), np.float32)
-        row[0, : self.spec.observation_size] = observation
+        row[0, : self.spec.observation_size] = to_float32(observation)
         row[0, self.spec.offsets["interrupted"]] = 1.0
         if not np.isfinite(row).all():
             raise self._non_finite(row)
@@ -236,39 +240,19 @@ class StreamWriter:
         Raises:
             NonFiniteError, SchemaError, StorageError: as `append`; nothing of the episode was committed.
         """
-        spec = self.spec
-        o, a, at = spec.observation_size, spec.action_size, spec.offsets
-        observations, actions, rewards = np.asarray(observations), np.asarray(actions), np.asarray(rewards)
-        steps = len(rewards) if rewards.ndim == 1 else -1
-        if steps < 1 or observations.shape != (steps + 1, o) or actions.shape != (steps, a):
-            raise SchemaError(
-                f"an episode for stream {self.name!r} needs observations [T+1, {o}], actions [T, {a}], rewards [T] "
-                f"with T >= 1, got {list(observations.shape)}, {list(actions.shape)}, {list(rewards.shape)}"
-            )
-        rows = np.zeros((steps + 1, spec.row_width), np.float32)
-        with np.errstate(over="ignore"):  # what overflows float32 becomes an infinity, refused below
-            rows[:, :o] = observations
-            rows[:-1, o : o + a] = actions
-            rows[:-1, at["reward"]] = rewards
-            for name in spec.info:
-                values = np.asarray((info or {}).get(name, ()))
-                if values.shape != (steps,):
-                    raise SchemaError(
-                        f"info column {name!r} needs one value a step ({steps}), got {list(values.shape)}"
-                    )
-                rows[:-1, at[name]] = values
-        rows[0, at["first"]] = 1.0
-        rows[-2, at["terminated"]] = terminated
-        rows[-2, at["truncated"]] = truncated
-        rows[-1, at["interrupted"]] = not (terminated or truncated)
-        rows[:-1, at["intervention"]] = intervention
-        rows[:-1, at["synthetic"]] = synthetic
-        rows[:-1, at["valid"]] = 1.0
-        meta = np.zeros((steps + 1, len(META_COLUMNS)), np.int64)
-        meta[:-1, 0] = policy_version
-        meta[-1, 0] = meta[-2, 0]
-        meta[:, 1] = t_wall_ns
-        meta[:, 3] = self._source_id
+        rows, meta = pack_episode(
+            self.spec,
+            observations,
+            actions,
+            rewards,
+            terminated=terminated,
+            truncated=truncated,
+            info=info or {},
+            policy_version=policy_version,
+            intervention=intervention,
+            synthetic=synthetic,
+        )
+        meta[:, 1], meta[:, 3] = t_wall_ns, self._source_id
         self.append_block(rows, meta)
 
     def append_block(self, rows: NDArray[np.float32], meta: NDArray[np.int64]) -> None:

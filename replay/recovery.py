@@ -1,0 +1,154 @@
+"""Taking hold of a stream: create it complete or lock an existing one, and find out which of its rows exist.
+
+Recovery takes the newest valid slot whose block checksum holds. Where a power loss took the blocks of both slots, the
+rows below the larger block_start are on the disk: the stream ends there, and its counters are rebuilt from the rows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from replay import commit, layout
+from replay.chunks import ChunkFiles
+from replay.errors import CorruptStoreError, StorageError, WriterLockedError
+from replay.schema import META_COLUMNS, StoreSpec
+
+META_ROW_BYTES = 8 * len(META_COLUMNS)
+
+
+def claim(store: Path, name: str, spec: StoreSpec, chunk_rows: int) -> int:
+    """Lock a stream for writing, creating it first where it does not exist; returns the commit file, open.
+
+    Raises:
+        WriterLockedError: another writer holds it.
+        CorruptStoreError: the stream has no commit file.
+        OSError: the operating system refuses.
+    """
+    folder = store / layout.STREAMS / layout.check_stream_name(name)
+    if not folder.exists():
+        staging = store / f".creating-{name}-{os.getpid()}-{threading.get_ident()}"
+        fd = _create(staging, spec, chunk_rows)
+        try:
+            staging.rename(folder)
+            layout.fsync_directory(folder.parent)
+            return fd
+        except OSError as error:
+            os.close(fd)
+            shutil.rmtree(staging, ignore_errors=True)
+            if not folder.exists():  # else another process was faster: go on to find its lock
+                raise StorageError(f"cannot create stream {folder}: {error.strerror}") from error
+    path = folder / layout.COMMIT_FILE
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise CorruptStoreError(
+            f"{path} is missing: restore it from a copy, or move the stream's folder out of the store"
+        ) from None
+    try:
+        _flock(fd, folder)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _create(staging: Path, spec: StoreSpec, chunk_rows: int) -> int:
+    """Build the stream beside its place, locked, so that the rename shows it complete and already owned."""
+    file = staging / layout.COMMIT_FILE
+    file.parent.mkdir(parents=True)
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _flock(fd, staging)
+        os.posix_fallocate(fd, 0, commit.COMMIT_BYTES)
+        os.pwrite(fd, commit.encode((0,) * 11), 0)
+        os.fsync(fd)
+        layout.fsync_directory(file.parent)
+        for array, document in (
+            (layout.ROWS, layout.rows_document(spec, chunk_rows, 0)),
+            (layout.META, layout.meta_document(chunk_rows, 0)),
+            (layout.COMMIT, layout.commit_document()),
+        ):
+            (staging / array).mkdir(exist_ok=True)
+            layout.write_atomic(staging / array / layout.GROUP, document)
+        layout.write_atomic(staging / layout.GROUP, layout.group_document({}))
+    except BaseException:
+        os.close(fd)
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return fd
+
+
+def _flock(fd: int, folder: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        slot = commit.newest(commit.read_raw(fd))
+        holder = f"process {slot.writer}" if slot and slot.writer else "another process"
+        raise WriterLockedError(
+            f"stream {folder} already has a writer ({holder}): stop it, or write to a stream of another name"
+        ) from None
+
+
+def recover(fd: int, folder: Path, rows: ChunkFiles, meta: ChunkFiles, spec: StoreSpec, chunk_rows: int) -> commit.Slot:
+    """Where the stream ends: the commit to go on from, its sequence not below any that was written.
+
+    Raises:
+        CorruptStoreError: both slots are corrupt, or a chunk file is missing or truncated.
+    """
+    path = folder / layout.COMMIT_FILE
+    slots = [slot for slot in map(commit.decode, commit.read_raw(fd)) if slot is not None]
+    if not slots:
+        raise commit.both_corrupt(path)
+    slots.sort(key=lambda slot: slot.sequence, reverse=True)
+    latest = slots[0]
+    chunks = range(latest.tail // chunk_rows, -(-latest.head // chunk_rows))
+    rows.check(chunks)
+    meta.check(chunks)
+    for slot in slots:
+        if block_crc(slot, rows, meta, spec, chunk_rows) == slot.block_crc:
+            return replace(slot, sequence=latest.sequence, epoch=latest.epoch)
+    head = max(slot.block_start for slot in slots)
+    return _recounted(replace(latest, head=head), rows, spec, chunk_rows)
+
+
+def block_crc(slot: commit.Slot, rows: ChunkFiles, meta: ChunkFiles, spec: StoreSpec, chunk_rows: int) -> int:
+    """Checksum of the rows and meta rows [block_start, head) as they are in the files."""
+    crcs = []
+    for files, width in ((rows, 4 * spec.row_width), (meta, META_ROW_BYTES)):
+        crc, at = 0, slot.block_start
+        while at < slot.head:
+            index, within = divmod(at, chunk_rows)
+            count = min(chunk_rows - within, slot.head - at)
+            crc = google_crc32c.extend(crc, files.read(index, within * width, count * width))
+            at += count
+        crcs.append(crc)
+    return crcs[0] | crcs[1] << 32
+
+
+def _recounted(slot: commit.Slot, rows: ChunkFiles, spec: StoreSpec, chunk_rows: int) -> commit.Slot:
+    """The slot with its counters rebuilt from the flags of rows [tail, head)."""
+    columns = [spec.offsets["valid"], spec.offsets["first"]]
+    parts = [np.empty((0, 2), np.bool_)]
+    at = slot.tail
+    while at < slot.head:
+        index, within = divmod(at, chunk_rows)
+        count = min(chunk_rows - within, slot.head - at)
+        data = rows.read(index, within * 4 * spec.row_width, count * 4 * spec.row_width)
+        parts.append(np.frombuffer(data, np.float32).reshape(count, -1)[:, columns] > 0)
+        at += count
+    valid, first = np.concatenate(parts).T
+    return replace(
+        slot,
+        steps=int(valid.sum()),
+        broken=int((valid[:-1] & first[1:]).sum()),
+        episodes=int(first.sum()),
+        open=int(valid[-1]) if len(valid) else 0,
+    )
