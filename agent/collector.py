@@ -85,11 +85,11 @@ def collect(
     *,
     may_step: Callable[[], bool],
     stopping: Callable[[], bool],
+    columns: tuple[str, ...],
     slots: np.ndarray,
     rng: np.random.Generator,
 ) -> None:
-    """Step until told to stop; `slots` [COLLECTOR_SLOTS] are this collector's counters on the board."""
-    columns = writer.info_columns
+    """Step until told to stop. `columns` are the stored infos, `slots` this collector's counters on the board."""
     observation: np.ndarray | None = None
     first = True
     while not stopping():
@@ -143,7 +143,8 @@ def main(run_path: str, index: str, parent: str) -> int:
             return build()
 
         env = build()
-        with Store.open(run.replay).writer(f"collector-{number:03d}", durability=config.online.durability) as writer:
+        store = Store.open(run.replay)
+        with store.writer(f"collector-{number:03d}", durability=config.online.durability) as writer:
             slots = board.collector(number)
             slots[CollectorSlot.STEPS] = writer.steps
             # A restarted collector must not repeat the noise and resets of its predecessor.
@@ -153,7 +154,7 @@ def main(run_path: str, index: str, parent: str) -> int:
             policy = LatestPolicy(run.policies, board, noise=config.online.exploration_noise, rng=rng)
             collect(
                 env, replace, policy, writer,
-                may_step=Pacer(board, config).may_step, stopping=stopping, slots=slots, rng=rng,
+                may_step=Pacer(board, config).may_step, stopping=stopping, columns=store.spec.info, slots=slots, rng=rng,
             )  # fmt: skip
     except SLIPWAY_ERRORS as error:
         sys.stderr.write(f"{error}\n")

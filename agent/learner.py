@@ -249,7 +249,7 @@ class Learner:
         if not self.run.replay.exists():
             return {}
         reader = Store.open(self.run.replay).reader()
-        heads = {name: int(head) for name, head in reader.heads().items()}
+        heads = {name: int(head) for name, head in reader.heads.items()}
         for path in self.run.replay.glob("streams/*/*/c/**/*"):
             if path.is_file():
                 descriptor = os.open(path, os.O_RDONLY)
@@ -289,7 +289,7 @@ class Learner:
             return
         if not self.run.replay.exists():
             raise RunError(f"{self.run.replay} is gone but checkpoints name its rows: restore it or start a new run")
-        heads = Store.open(self.run.replay).reader().heads()
+        heads = Store.open(self.run.replay).reader().heads
         for stream, head in watermark.items():
             if int(heads.get(stream, 0)) < head:
                 raise RunError(

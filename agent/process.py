@@ -33,9 +33,12 @@ def die_with_parent(parent: int) -> None:
 class StopSignal:
     """Turns SIGTERM and SIGINT into a flag that loops look at; the second signal acts at once."""
 
-    def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, also: Callable[[], bool] = lambda: False, on_signal: Callable[[], None] = lambda: None
+    ) -> None:
         self._received = False
         self._also = also
+        self._on_signal = on_signal
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
@@ -44,6 +47,7 @@ class StopSignal:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._received = True
+        self._on_signal()
 
     def __call__(self) -> bool:
         return self._received or self._also()

@@ -1,0 +1,38 @@
+"""Check a bundle (or a bare .onnx with its .sha256): checksums, contract, golden outputs. Needs no torch.
+
+Example:
+  slipway verify door.policy
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from agent.console import results, write_json
+from agent.policies import resolve_policy
+from export.verify import verify
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    bundle: Annotated[Path, tyro.conf.Positional]
+    """Bundle folder, .onnx policy, or run (its newest policy)."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(args: Args) -> int:
+    """Verify and print."""
+    report = verify(resolve_policy(args.bundle))
+    if args.json:
+        write_json(report)
+    else:
+        results.print(f"{args.bundle}: verified")
+        for name, value in report.items():
+            if not isinstance(value, dict | list):
+                results.print(f"  {name}: {value}", markup=False)
+    return 0
