@@ -21,6 +21,7 @@ from replay.ingest.source import (
     SourceFormatError,
     SourceNotFoundError,
     SourceValueError,
+    one_line,
 )
 from replay.ingest.write import write_store
 
@@ -81,7 +82,10 @@ def ingest(
     except (TypeError, ValueError) as error:
         raise IngestError(f"environment {env} cannot be stored as JSON ({error})") from None
     options = IngestOptions(terminate_on=terminate_on, env=plain_env, clip_actions=clip_actions)
-    opened = _open(name, options)
+    try:
+        opened = _open(name, options)
+    except OSError as error:
+        raise SourceFormatError(f"{name} cannot be read ({one_line(error)}); check its permissions") from error
     try:
         return write_store(opened, Path(out).expanduser(), options, progress)
     finally:

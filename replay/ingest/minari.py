@@ -36,6 +36,7 @@ from replay.ingest.source import (
 )
 from replay.ingest.success import find_column, sparse_success_reward, success_from_rewards
 
+EPISODES_A_CALL = 128
 DATASET_ID = re.compile(r"(?:[-_\w]+/)*[-_\w]+-v\d+")
 
 
@@ -203,11 +204,14 @@ def _load(folder: Path, name: str) -> Any:
 
 def _episodes(dataset: Any, where: str) -> Iterator[Any]:
     """Minari's episodes in order, with damage turned into our errors."""
-    iterator = iter(range(dataset.total_episodes))
-    for index in iterator:
-        # One call an episode: Minari's generator cannot say in which episode it failed.
+    recorded: Any = None
+    iterator: Iterator[Any] = iter(())
+    for index in range(dataset.total_episodes):
         try:
-            (recorded,) = dataset.iterate_episodes([dataset.episode_indices[index]])
+            # Minari opens the file at each call, which costs more than an episode; HDF5 frees its caches at closing.
+            if index % EPISODES_A_CALL == 0:
+                iterator = dataset.iterate_episodes(dataset.episode_indices[index : index + EPISODES_A_CALL])
+            recorded = next(iterator)
         except KeyError as error:
             raise SourceFormatError(
                 f"{where}: episode {index} lacks a field ({one_line(error)}); the dataset is incomplete: fetch it again"

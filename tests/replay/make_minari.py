@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "D4RL/pointmaze/umaze-v2": {"id": "PointMaze_UMaze-v3", "kwargs": {"continuing_task": False, "reset_target": False}},
+    "D4RL/pointmaze/umaze-v2": {
+        "id": "PointMaze_UMaze-v3",
+        "kwargs": {"continuing_task": False, "reset_target": False},
+    },
     "D4RL/antmaze/umaze-v1": {"id": "AntMaze_UMaze-v5", "kwargs": {"continuing_task": False}},
     "D4RL/kitchen/partial-v2": {"id": "FrankaKitchen-v1", "kwargs": {"tasks_to_complete": ["microwave", "kettle"]}},
     "D4RL/pen/human-v2": {"id": "AdroitHandPen-v1", "kwargs": {}},

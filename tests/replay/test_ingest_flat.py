@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from replay.ingest import IngestError, SourceFormatError, SourceNotFoundError, SourceValueError, flat, ingest
+from replay.ingest import IngestError, SourceFormatError, SourceNotFoundError, SourceValueError, digest, flat, ingest
 from replay.store import Store
 
 h5py = pytest.importorskip("h5py", reason="needs the train extra")
@@ -182,6 +182,20 @@ def test_d4rl_infos_and_metadata_are_kept(tmp_path: Path) -> None:
 def test_rewards_and_flags_may_be_columns(path: Path) -> None:
     save(path, columns(rewards=columns()["rewards"][:, None], terminals=columns()["terminals"][:, None].astype(float)))
     assert [len(rewards) for _, rewards, _, _ in stored(path)] == [3, 4, 3]
+
+
+def test_a_large_files_digest_sees_its_size_its_edges_and_its_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WHOLE_BELOW": 1000, "EDGE": 100, "SAMPLE": 10, "SAMPLES": 16}.items():
+        monkeypatch.setattr(digest, name, value)
+    data = bytes(2000)
+    seen = set()
+    for number, changed in enumerate((data, data + b"0", b"1" + data[1:], data[:-1] + b"1", data[:1000] + b"11")):
+        path = tmp_path / str(number)
+        path.write_bytes(changed.ljust(2000, b"\0") if number == 4 else changed)
+        seen.add(digest.file_digest(path))
+    assert len(seen) == 5
 
 
 # What is refused
