@@ -32,6 +32,7 @@ __all__ = [
     "SourceNotFoundError",
     "SourceValueError",
     "ingest",
+    "recorded_environment",
 ]
 
 
@@ -40,6 +41,9 @@ class Importer(Protocol):
 
     def matches(self, source: str, /) -> bool:
         """Whether the source is of this kind, by its name and a few bytes."""
+
+    def recorded_environment(self, source: str, /) -> dict[str, Any] | None:
+        """The environment spec that the source records, read without its data."""
 
     def open_source(self, source: str, options: IngestOptions, /) -> Source:
         """Read the metadata; refuse what cannot be stored."""
@@ -83,7 +87,7 @@ def ingest(
         raise IngestError(f"environment {env} cannot be stored as JSON ({error})") from None
     options = IngestOptions(terminate_on=terminate_on, env=plain_env, clip_actions=clip_actions)
     try:
-        opened = _open(name, options)
+        opened = _importer(name).open_source(name, options)
     except OSError as error:
         raise SourceFormatError(f"{name} cannot be read ({one_line(error)}); check its permissions") from error
     try:
@@ -92,10 +96,24 @@ def ingest(
         opened.close()
 
 
-def _open(name: str, options: IngestOptions) -> Source:
+def recorded_environment(source: str | Path) -> dict[str, Any] | None:
+    """The environment spec `{"id", "kwargs", "max_episode_steps"}` that a source records, or None.
+
+    For callers that choose `terminate_on` by the task. A Minari id that is not here is downloaded.
+
+    Raises:
+        IngestError: no such source, or its metadata is damaged.
+    """
+    try:
+        return _importer(str(source)).recorded_environment(str(source))
+    except OSError as error:
+        raise SourceFormatError(f"{source} cannot be read ({one_line(error)}); check its permissions") from error
+
+
+def _importer(name: str) -> Importer:
     for importer in IMPORTERS.values():
         if importer.matches(name):
-            return importer.open_source(name, options)
+            return importer
     path = Path(name).expanduser()
     kinds = "a Minari dataset (folder or id namespace/name-v0), a D4RL-style .hdf5, an .npz or a Slipway store"
     if path.is_dir():

@@ -25,6 +25,11 @@ def matches(source: str) -> bool:
     return path.is_file() and path.suffix.lower() == ".npz"
 
 
+def recorded_environment(source: str) -> dict[str, Any] | None:
+    """None: an .npz names no environment."""
+    return None
+
+
 def open_source(source: str, options: IngestOptions) -> Source:
     """Open an .npz of flat arrays.
 

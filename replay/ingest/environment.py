@@ -22,8 +22,8 @@ def merge_environment(recorded: dict[str, Any] | None, given: dict[str, Any] | N
         changed = {key: value for key, value in given.items() if value is not None}
         same = changed.get("id", base.get("id")) == base.get("id")
         base = {**base, **changed} if same else changed
-    if not base:
-        return None
+    if not base or set(base) == {"max_episode_steps"}:
+        return None  # a time limit alone serves to cut episodes, but names no environment
     if not base.get("id"):
         raise IngestError(f"environment {base} lacks an 'id': give the Gymnasium id, e.g. AdroitHandDoor-v1")
     spec = {"id": base["id"], "kwargs": base.get("kwargs") or {}, "max_episode_steps": base.get("max_episode_steps")}
@@ -34,12 +34,13 @@ def merge_environment(recorded: dict[str, Any] | None, given: dict[str, Any] | N
     return plain
 
 
-def registered_time_limit(env: dict[str, Any] | None) -> int | None:
-    """The spec's max_episode_steps, or the one Gymnasium registers for its id; None where neither is known."""
+def time_limit(env: dict[str, Any] | None, given: dict[str, Any] | None) -> int | None:
+    """The given max_episode_steps, else the spec's, else the one Gymnasium registers for its id, else None."""
+    for spec in (given, env):
+        if spec and spec.get("max_episode_steps") is not None:
+            return int(spec["max_episode_steps"])
     if env is None:
         return None
-    if env["max_episode_steps"] is not None:
-        return int(env["max_episode_steps"])
     gymnasium = _gymnasium()
     try:
         limit = gymnasium.spec(env["id"]).max_episode_steps

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.ingest.columns import FlatColumns, check_shapes, spaces_of
-from replay.ingest.environment import merge_environment, registered_time_limit
+from replay.ingest.environment import merge_environment, time_limit
 from replay.ingest.source import (
     IngestOptions,
     Source,
@@ -54,7 +54,7 @@ def flat_source(
     check_shapes(columns)
     merged = merge_environment(env, options.env)
     terms, low, high = spaces_of(columns, merged)
-    reader = FlatReader(columns, find_ends(columns, merged), options.terminate_on)
+    reader = FlatReader(columns, find_ends(columns, time_limit(merged, options.env)), options.terminate_on)
     return Source(
         description=SourceDescription(
             kind=kind,
@@ -74,7 +74,7 @@ def flat_source(
     )
 
 
-def find_ends(columns: FlatColumns, env: dict[str, Any] | None) -> NDArray[np.int64]:
+def find_ends(columns: FlatColumns, max_episode_steps: int | None) -> NDArray[np.int64]:
     """Row indices of each episode's last row; the file's last row always ends one.
 
     Raises:
@@ -90,7 +90,7 @@ def find_ends(columns: FlatColumns, env: dict[str, Any] | None) -> NDArray[np.in
     marked = np.unique(np.concatenate(marks)) if marks else np.empty(0, np.int64)
     limit = None
     if columns.timeouts is None or not len(marked):
-        limit = registered_time_limit(env)
+        limit = max_episode_steps
         if limit is None and (columns.terminals is None or not len(marked)):
             has = "neither 'terminals' nor 'timeouts'" if not marks else "no terminal and no timeout"
             raise SourceFormatError(

@@ -28,6 +28,11 @@ def matches(source: str) -> bool:
         return file.read(len(SIGNATURE)) == SIGNATURE or path.suffix.lower() in (".hdf5", ".h5")
 
 
+def recorded_environment(source: str) -> dict[str, Any] | None:
+    """None: a D4RL file names no environment."""
+    return None
+
+
 def open_source(source: str, options: IngestOptions) -> Source:
     """Open a D4RL-style HDF5 file.
 

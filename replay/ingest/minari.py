@@ -171,6 +171,11 @@ def open_source(source: str, options: IngestOptions) -> Source:
     )
 
 
+def recorded_environment(source: str) -> dict[str, Any] | None:
+    """The environment spec that a dataset records, from its metadata alone."""
+    return _recorded_environment(_metadata(resolve(source)))
+
+
 def _metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
     try:

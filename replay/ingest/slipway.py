@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,14 @@ def open_source(source: str, options: IngestOptions) -> Source:
         copy=copier.copy,
         close=reader.close,
     )
+
+
+def recorded_environment(source: str) -> dict[str, Any] | None:
+    """The environment spec of a store."""
+    try:
+        return Store.open(Path(source).expanduser()).spec.env
+    except ReplayError as error:
+        raise SourceFormatError(f"{source} cannot be read as a store ({one_line(error)})") from error
 
 
 def _digest(spec: StoreSpec, reader: StoreReader) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,9 @@ def test_a_jump_that_no_flag_marks_ends_an_episode_where_next_observations_show_
 def test_without_timeouts_the_time_limit_cuts(path: Path) -> None:
     save(path, columns(timeouts=None))
     refused(path, SourceFormatError, "lacks 'timeouts'", "max_episode_steps")
+    assert [len(rewards) for _, rewards, _, _ in stored(path, env={"max_episode_steps": 4})] == [3, 4, 3]
+    assert Store.open(path.with_suffix(".store")).spec.env is None
+    shutil.rmtree(path.with_suffix(".store"))
     env = {"id": "Pendulum-v1", "max_episode_steps": 4}
     # Pendulum's spaces have another size: the environment must be the recorded one.
     refused(path, SourceFormatError, "observations has 1 columns", "Pendulum-v1 has 3", env=env)

@@ -18,6 +18,7 @@ from replay.ingest import (
     SourceNotFoundError,
     SourceValueError,
     ingest,
+    recorded_environment,
 )
 from replay.store import Store
 from tests.replay import make_minari
@@ -249,6 +250,8 @@ def test_fetch_like_rewards_mark_success_by_zero(tmp_path: Path) -> None:
 
 def test_a_given_environment_completes_the_recorded_one(shaped: Callable[[str], Path], tmp_path: Path) -> None:
     folder = shaped("D4RL/pen/human-v2")
+    recorded = recorded_environment(folder)
+    assert recorded == {"id": "AdroitHandPen-v1", "kwargs": {"reward_type": "dense"}, "max_episode_steps": 12}
     ingest(folder, tmp_path / "store", env={"max_episode_steps": 100})
     assert Store.open(tmp_path / "store").spec.env == {
         "id": "AdroitHandPen-v1",

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from replay.ingest import IngestError, OutputExistsError, SourceFormatError, SourceValueError, ingest
+from replay.ingest import (
+    IngestError,
+    OutputExistsError,
+    SourceFormatError,
+    SourceValueError,
+    ingest,
+    recorded_environment,
+)
 from replay.schema import StoreSpec
 from replay.store import Store
 
@@ -83,7 +90,7 @@ def test_every_row_flag_and_meta_is_taken_over(tmp_path: Path) -> None:
     assert summary["steps"] == copy.num_steps == live.num_steps == 43
     assert (summary["interrupted"], summary["truncated"]) == (2, 8)
     assert copy.spec.layout_fingerprint == live.spec.layout_fingerprint
-    assert copy.spec.env == live.spec.env
+    assert copy.spec.env == live.spec.env == recorded_environment(tmp_path / "live")
     assert ingest(tmp_path / "live", tmp_path / "copy")["already"]
 
 
