@@ -148,13 +148,12 @@ def main(run_path: str, index: str, parent: str) -> int:
             slots = board.collector(number)
             slots[CollectorSlot.STEPS] = writer.steps
             # A restarted collector must not repeat the noise and resets of its predecessor.
-            rng = np.random.default_rng(
-                np.random.SeedSequence([config.seed, COLLECTOR_BRANCH + number, writer.steps])
-            )
+            rng = np.random.default_rng(np.random.SeedSequence([config.seed, COLLECTOR_BRANCH + number, writer.steps]))
             policy = LatestPolicy(run.policies, board, noise=config.online.exploration_noise, rng=rng)
             collect(
                 env, replace, policy, writer,
-                may_step=Pacer(board, config).may_step, stopping=stopping, columns=store.spec.info, slots=slots, rng=rng,
+                may_step=Pacer(board, config).may_step, stopping=stopping, columns=store.spec.info,
+                slots=slots, rng=rng,
             )  # fmt: skip
     except SLIPWAY_ERRORS as error:
         sys.stderr.write(f"{error}\n")

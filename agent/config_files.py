@@ -22,7 +22,7 @@ from agent.errors import ConfigError
 C = TypeVar("C")
 
 # What a resume may change without making another experiment of the run.
-RESUMABLE = ("out", "online_steps", "online.collectors", "evaluation.", "checkpoint.", "log_every")
+RESUMABLE = ("online_steps", "online.collectors", "evaluation.", "checkpoint.", "log_every")
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
@@ -33,7 +33,9 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 def preset_names() -> list[str]:
     """Names of the presets that ship with the package."""
-    return sorted(p.name.removesuffix(".toml") for p in resources.files("agent.presets").iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml") for p in resources.files("agent.presets").iterdir() if p.name.endswith(".toml")
+    )
 
 
 def load_preset(name: str) -> dict[str, Any]:
@@ -158,5 +160,5 @@ def incompatible(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
     return [
         f"{name}: {before[name]} → {after[name]}"
         for name in before
-        if before[name] != after[name] and not any(name == r or (r.endswith(".") and name.startswith(r)) for r in RESUMABLE)
+        if before[name] != after[name] and not name.startswith(RESUMABLE)
     ]

@@ -121,7 +121,7 @@ class StoreRecorder:
         self.lost = 0
         self.recorded = 0
         self.error: str | None = None
-        self._info = {name: 0.0 for name in store.spec.info}
+        self._info = dict.fromkeys(store.spec.info, 0.0)
         self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue(QUEUE_STEPS)
         self._broken = True
         self._writer = store.writer(STREAM)

@@ -1,6 +1,6 @@
-"""An evaluation process: `python -m agent.evaluator RUN VERSION LABEL STEP EPISODES PARENT`; adds a line to metrics.jsonl.
+"""An evaluation process: `python -m agent.evaluator RUN VERSION LABEL STEP EPISODES PARENT`.
 
-It never blocks training, and scores the very file that collectors and devices run.
+It adds a line to metrics.jsonl, never blocks training, and scores the very file that collectors and devices run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from agent.evaluate import evaluate, evaluation_rng
 from agent.process import die_with_parent
 from agent.publish import policy_path
 from agent.run_directory import RunDirectory
+from envs.catalog import evaluation_spec
 from envs.make import make_env
 from export.runner import PolicyRunner
 
@@ -25,7 +26,7 @@ def main(run_path: str, version: str, label: str, step: str, episodes: str, pare
     run = RunDirectory(Path(run_path))
     try:
         runner = PolicyRunner(policy_path(run.policies, int(version)))
-        spec = json.loads(run.env.read_text())
+        spec = evaluation_spec(json.loads(run.env.read_text()))
         env = make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
         started = time.monotonic()
         score = evaluate(runner, env, episodes=int(episodes), rng=evaluation_rng(run.load_config().seed))

@@ -68,7 +68,12 @@ def export_run(path: Path, out: Path, *, seed: int = 0) -> dict[str, Any]:
         observations=real_observations(store, rng),
         evaluation=evaluation,
     )
-    return {"bundle": str(out), "policy": contract.policy_id, "step": algorithm.updates, "parity": policy.parity}
+    return {
+        "bundle": str(out),
+        "policy": contract.policy_id,
+        "step": algorithm.updates,
+        "parity": dict(policy.manifest or {})["variants"]["float32"]["parity"],
+    }
 
 
 def network_reference(algorithm: IQL, preparation: Preparation) -> Any:

@@ -1,4 +1,4 @@
-"""The learner process: `python -m agent.learner RUN`. Pretrains, publishes, fine-tunes; resumes from the last checkpoint.
+"""The learner process: `python -m agent.learner RUN`. Pretrains, publishes, fine-tunes; resumes.
 
 Everything that the next update depends on is saved together: networks, targets, optimisers, generators, the samplers'
 positions, the limiter and the policy version. A checkpoint first makes the online store durable, so that its watermark

@@ -8,6 +8,7 @@ from typing import Any
 from agent.errors import RunError
 from agent.publish import policy_path, published_versions
 from agent.run_directory import RunDirectory
+from envs.catalog import evaluation_spec
 from export.contract import Contract
 
 
@@ -30,6 +31,7 @@ def env_spec_of(contract: Contract, env: str, max_episode_steps: int) -> dict[st
         raise RunError(f"policy {contract.policy_id} names no environment: give one with --env, e.g. --env Hopper-v5")
     recorded = dict(contract.env or {})
     spec = recorded if not env or recorded.get("id") == env else {"id": env, "kwargs": {}, "max_episode_steps": None}
+    spec = evaluation_spec(spec)
     if max_episode_steps:
         spec = {**spec, "max_episode_steps": max_episode_steps}
     return spec

@@ -59,7 +59,8 @@ class Preparation:
     def from_json(cls, data: Mapping[str, Any]) -> Preparation:
         """Inverse of `to_json`; a missing or extra key raises TypeError."""
         arrays = {"mean", "std", "action_low", "action_high"}
-        return cls(**{k: np.asarray(v, dtype=np.float32) if k in arrays else v for k, v in data.items()})
+        values: dict[str, Any] = {k: np.asarray(v, dtype=np.float32) if k in arrays else v for k, v in data.items()}
+        return cls(**values)
 
 
 def make_preparation(

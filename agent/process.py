@@ -33,9 +33,7 @@ def die_with_parent(parent: int) -> None:
 class StopSignal:
     """Turns SIGTERM and SIGINT into a flag that loops look at; the second signal acts at once."""
 
-    def __init__(
-        self, also: Callable[[], bool] = lambda: False, on_signal: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, also: Callable[[], bool] = lambda: False, on_signal: Callable[[], None] = lambda: None) -> None:
         self._received = False
         self._also = also
         self._on_signal = on_signal

@@ -1,7 +1,7 @@
 """The run directory: names of its files, who owns it, and whether a command may continue it.
 
-    RUN/ config.toml  status.json  metrics.jsonl  events.jsonl  tensorboard/  board.bin  agent.lock  logs/
-         checkpoints/STEP/ + LATEST   policies/vNNNNNN.onnx + LATEST   replay.zarr/   report.html
+RUN/ config.toml  status.json  metrics.jsonl  events.jsonl  tensorboard/  board.bin  agent.lock  logs/
+     checkpoints/STEP/ + LATEST   policies/vNNNNNN.onnx + LATEST   replay.zarr/   report.html
 """
 
 from __future__ import annotations

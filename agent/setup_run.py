@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from agent.config import TrainConfig
-from agent.config_files import load_preset, merge
 from agent.errors import RunError
 from agent.evaluate import make_matching_env
 from agent.files import write_atomic
 from agent.preparation import Preparation, make_preparation
 from agent.run_directory import RunDirectory
-from envs.catalog import evaluation_spec, lookup
+from envs.catalog import training_spec
 from replay.statistics import observation_moments, returns
 from replay.store import Store
 
@@ -31,7 +30,7 @@ def environment_of(store: Store, env: str, max_episode_steps: int) -> dict[str, 
     if env and (recorded is None or recorded["id"] != env):
         recorded = {"id": env, "kwargs": {}, "max_episode_steps": None}
     assert recorded is not None
-    spec = evaluation_spec(recorded)
+    spec = training_spec(recorded)
     if max_episode_steps:
         spec["max_episode_steps"] = max_episode_steps
     return spec
@@ -79,9 +78,3 @@ def reward_scale(store: Store, config: TrainConfig) -> float:
             "reward_scaling return_range has no range to divide by: use --reward-scaling none"
         )
     return RETURN_RANGE / spread
-
-
-def with_preset(config: TrainConfig, env_id: str) -> TrainConfig:
-    """`config` under the preset of its environment; what the preset sets wins, so apply it before files and flags."""
-    name = config.preset or lookup(env_id).preset
-    return merge(dataclasses.replace(config, preset=name), load_preset(name), where=f"preset {name}")

@@ -49,8 +49,6 @@ def summary(run: RunDirectory, config: TrainConfig) -> dict[str, Any]:
         "run": str(run.path),
         "dataset": {"mean": float(returns(Store.open(config.replay)).mean())},
         **{
-            label: {key: latest[label][key] for key in keep}
-            for label in ("pretrained", "finetuned")
-            if label in latest
+            label: {key: latest[label][key] for key in keep} for label in ("pretrained", "finetuned") if label in latest
         },
     }

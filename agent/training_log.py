@@ -48,7 +48,7 @@ class TrainingLog:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._run.tensorboard))  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self._run.tensorboard))
         return self._writer
 
     def close(self) -> None:

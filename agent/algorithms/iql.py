@@ -58,8 +58,8 @@ class IQL:
             lr=config.learning_rate,
             fused=True,
         )
-        self._critic_params = list(self.critic.parameters())
-        self._target_params = list(self.target_critic.parameters())
+        self._critic_params: list[Tensor] = list(self.critic.parameters())
+        self._target_params: list[Tensor] = list(self.target_critic.parameters())
         self.actor.train()
 
     def _make_critic(self, observation_size: int, action_size: int) -> EnsembleCritic:
@@ -107,7 +107,7 @@ class IQL:
         self.optimizer.param_groups[1]["lr"] = self.actor_learning_rate()
         self.optimizer.zero_grad()
         # The two losses share no parameters, so one backward pass serves both.
-        (critic_loss + actor_loss).backward()
+        (critic_loss + actor_loss).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
 
         with torch.no_grad():
@@ -145,7 +145,9 @@ class IQL:
         optional = {name for name in {*tensors, *current["tensors"]} if "optimizer." in name}
         unmatched = sorted((set(tensors) ^ set(current["tensors"])) - optional)
         if unmatched:
-            raise CheckpointError(f"checkpoint and configuration disagree about {unmatched[0]} ({len(unmatched)} in all)")
+            raise CheckpointError(
+                f"checkpoint and configuration disagree about {unmatched[0]} ({len(unmatched)} in all)"
+            )
         for name, tensor in current["tensors"].items():
             if name in tensors and tensors[name].shape != tensor.shape:
                 raise CheckpointError(
@@ -153,7 +155,9 @@ class IQL:
                     f"{tuple(tensor.shape)}: resume with the configuration that the run was started with"
                 )
         for name, module in self.modules().items():
-            module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+            module.load_state_dict(
+                {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            )
         load_optimizer_tensors("value_optimizer", self.value_optimizer, tensors)
         load_optimizer_tensors("optimizer", self.optimizer, tensors)
         self.generator.set_state(tensors["generator"])

@@ -54,7 +54,8 @@ def run(args: Args) -> int:
     if args.json:
         write_json(outcome)
     else:
-        results.print(f"{args.out}: {outcome['steps']} steps, {outcome['episodes']} episodes, mean return {outcome['mean']:.3g}")
+        counts = f"{outcome['steps']} steps, {outcome['episodes']} episodes"
+        results.print(f"{args.out}: {counts}, mean return {outcome['mean']:.3g}")
     return 0
 
 
@@ -75,7 +76,7 @@ def collect(args: Args) -> dict[str, float]:
     episode_return, returns, steps = 0.0, [], 0
     store = Store.create(args.out, spec)
     with store.writer(STREAM) as writer, progress() as bars:
-        bar = bars.add_task("collect", total=args.steps, note="")
+        bar = bars.add("collect", args.steps)
         for step in rollout(env, act, seed_rng=np.random.default_rng(reset_seed), on_reset=on_reset):
             writer.append(
                 step.observation, np.clip(step.action, env.action_low, env.action_high), step.reward,
@@ -88,7 +89,7 @@ def collect(args: Args) -> dict[str, float]:
             if ended:
                 returns.append(episode_return)
                 episode_return = 0.0
-                bars.update(bar, completed=min(steps, args.steps), note=f"return {np.mean(returns):.3g}")
+                bar(min(steps, args.steps), note=f"mean return {np.mean(returns):.3g}")
             if stopping():
                 if not ended:
                     writer.cut(step.next_observation)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from agent.commands.train import score_cells
+from agent.commands.train import SCORE_COLUMNS, score_cells
 from agent.console import progress, results, table, write_json
 from agent.errors import ConfigError
 from agent.evaluate import evaluate, evaluation_rng, make_matching_env
@@ -47,15 +47,15 @@ def run(args: Args) -> int:
     spec = env_spec_of(contract, args.env, args.max_episode_steps)
     env = make_matching_env(spec, contract.layout_fingerprint, what=f"policy {contract.policy_id}")
     with progress() as bars:
-        bar = bars.add_task("evaluate", total=args.episodes, note=spec["id"])
+        bar = bars.add("evaluate", args.episodes)
         score = evaluate(
             runner, env, episodes=args.episodes, rng=evaluation_rng(args.seed),
-            on_episode=lambda done: bars.update(bar, completed=done),
+            on_episode=lambda done: bar(done, note=spec["id"]),
         )  # fmt: skip
     record = {"policy": contract.policy_id, "env": spec, **score.to_json()}
     if args.json:
         write_json(record)
     else:
-        columns = ["policy", "mean return", "95% interval", "score", "success"]
-        results.print(table(f"{args.episodes} episodes of {spec['id']}", columns, [[contract.policy_id, *score_cells(record)]]))
+        rows = [[contract.policy_id, *score_cells(record)]]
+        results.print(table(f"{args.episodes} episodes of {spec['id']}", SCORE_COLUMNS, rows))
     return 0

@@ -52,10 +52,10 @@ def run(args: Args) -> int:
 def ingest_with_progress(args: Args) -> dict[str, Any]:
     """The library call with a bar."""
     with progress() as bars:
-        bar = bars.add_task("ingest", total=None, note=args.source)
+        bar = bars.add("ingest", None)
 
         def tick(done: int, total: int | None) -> None:
-            bars.update(bar, completed=done, total=total)
+            bar(done, total=total, note=args.source)
 
         return ingest(
             args.source, args.out, terminate_on=args.terminate_on or None, env=environment(args),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +27,8 @@ from agent.errors import ConfigError
 from agent.training import train
 from envs.catalog import lookup
 from replay.store import Store
+
+SCORE_COLUMNS = ["policy", "mean return", "95% interval", "score", "success"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,26 +86,32 @@ def run(args: Args) -> int:
     if args.print_config:
         results.print(to_toml(config), end="", markup=False)
         return 0
-    for name, value in (("--replay", config.replay), ("--out", config.out)):
+    for name, value, what in (
+        ("--replay", config.replay, "name the store to learn from, made by `slipway ingest`"),
+        ("--out", config.out, "name the run directory to make or resume"),
+    ):
         if value == Path():
-            raise ConfigError(f"{name} is missing: name the {'store to learn from' if name == '--replay' else 'run directory'}")
+            raise ConfigError(f"{name} is missing: {what}")
     return report(train_with_progress(config), as_json=args.json)
 
 
-def train_with_progress(config: TrainConfig) -> dict[str, Any]:
+def train_with_progress(config: TrainConfig, on_tick: Callable[[Board], None] = lambda board: None) -> dict[str, Any]:
     """`train` with bars for both phases."""
     with progress() as bars:
-        offline = bars.add_task("pretrain", total=config.pretrain_steps, note="")
-        online = bars.add_task("fine-tune", total=config.online_steps, note="", visible=config.online_steps > 0)
+        offline = bars.add("pretrain", config.pretrain_steps)
+        online = bars.add("fine-tune", config.online_steps) if config.online_steps else None
 
         def tick(board: Board) -> None:
+            on_tick(board)
             phase = board.phase
-            bars.update(offline, completed=board[Slot.PRETRAIN_STEP], note="starting" if phase == Phase.STARTING else "")
-            if phase >= Phase.WARMUP:
-                note = "warm-up" if phase == Phase.WARMUP else f"updates {board[Slot.ONLINE_UPDATES]}"
-                bars.update(online, completed=board.online_steps(), note=f"{note} · policy v{board[Slot.POLICY_VERSION]}")
-            if phase == Phase.DONE:
-                bars.update(online, note="evaluating")
+            if phase <= Phase.PRETRAIN:
+                offline(board[Slot.PRETRAIN_STEP], note="starting" if phase == Phase.STARTING else "")
+                return
+            offline(config.pretrain_steps)
+            if online is not None:
+                note = {Phase.WARMUP: "warm-up", Phase.DONE: "evaluating"}.get(phase, "")
+                note = note or f"{board[Slot.ONLINE_UPDATES]:,} updates, policy v{board[Slot.POLICY_VERSION]}"
+                online(board.online_steps(), note=note)
 
         return train(config, on_tick=tick)
 
@@ -113,10 +122,8 @@ def report(outcome: dict[str, Any], *, as_json: bool) -> int:
         write_json(outcome)
         return 0
     rows = [["data", f"{outcome['dataset']['mean']:.3g}", "", "", ""]]
-    for label in ("pretrained", "finetuned"):
-        if label in outcome:
-            rows.append([label, *score_cells(outcome[label])])
-    results.print(table(f"run {outcome['run']}", ["policy", "mean return", "95% interval", "score", "success"], rows))
+    rows += [[label, *score_cells(outcome[label])] for label in ("pretrained", "finetuned") if label in outcome]
+    results.print(table(f"run {outcome['run']}", SCORE_COLUMNS, rows))
     if not outcome["finished"]:
         messages.print("stopped: everything is saved; the same command goes on from here")
     return 0

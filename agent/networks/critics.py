@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -30,7 +31,7 @@ class EnsembleCritic(nn.Module):
         self.biases = nn.ParameterList()
         self.scales = nn.ParameterList()
         self.shifts = nn.ParameterList()
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in itertools.pairwise(sizes):
             weight = torch.empty(members, inputs, outputs)
             for member in weight:
                 # Initialised as [out, in], then transposed: orthogonal_ treats rows as outputs.
