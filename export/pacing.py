@@ -15,8 +15,8 @@ class Pacer:
     """Absolute deadlines on the monotonic clock: start, start + T, start + 2T, …
 
     `wait` returns at the next deadline. A caller that comes late has overrun: it waits for the next deadline that still
-    lies ahead, and the ones in between are skipped and counted. So there is never a burst and two periods never begin
-    closer than T, however late the caller was; and an error in one sleep is not carried into the next.
+    lies ahead, and the ones in between are skipped and counted. So however late the caller was, no burst makes up for it:
+    n periods take at least n - 1 times T. An error in one sleep is not carried into the next.
     """
 
     def __init__(
@@ -83,6 +83,6 @@ class LatencyHistogram:
         for bucket, number in enumerate(self._buckets):
             seen += number
             if number and seen >= share * self.count:
-                edge: float = _SMALLEST_S * 2.0 ** ((bucket + 1) / _PER_OCTAVE)
+                edge = math.inf if bucket == _BUCKETS - 1 else _SMALLEST_S * 2.0 ** ((bucket + 1) / _PER_OCTAVE)
                 return min(edge, self.largest)
         return None

@@ -57,6 +57,7 @@ def read_policy(source: str | Path | bytes) -> Policy:
         return _read_bundle(path)
     if not path.exists():
         raise ExportError(f"{path}: no such policy; give a bundle folder or a .onnx file")
+    path = path.resolve()
     beside = path.with_name(path.name + ".sha256")
     model = _read_file(path)
     _check_seal(_read_file(beside), model, beside, path.name)
@@ -144,15 +145,21 @@ def _read_golden(content: bytes, where: Path) -> dict[str, np.ndarray]:
 def _read_file(path: Path) -> bytes:
     """Read a regular file, never through a link: a link could leave the bundle."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        # Non-blocking, so that a pipe under this name cannot hang the reader.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise IntegrityError(f"{path}: missing; {AGAIN}") from error
     except OSError as error:
         raise IntegrityError(f"{path}: cannot be read ({error.strerror}; links are not followed); {AGAIN}") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise IntegrityError(f"{path}: is not a regular file; {AGAIN}")
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from error
+    finally:
+        os.close(descriptor)
 
 
 def seal(content: bytes, name: str) -> bytes:

@@ -47,7 +47,7 @@ FAULT = int(
     Flag.STALE | Flag.BACKWARDS | Flag.SHAPE | Flag.RANGE | Flag.RUN | Flag.NOT_FINITE | Flag.BOUNDS,
 )
 # onnxruntime's errors share no base but Exception.
-ORT_ERRORS = (
+ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
     *(error for error in vars(ort_state).values() if isinstance(error, type) and issubclass(error, Exception)),
