@@ -137,8 +137,8 @@ def read_store_document(path: Path) -> tuple[StoreSpec, int]:
         raise StoreNotFoundError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
     try:
         document = json.loads(text)
-        attributes = document["attributes"] if isinstance(document, dict) else None
-    except (ValueError, KeyError) as error:
+        attributes = document["attributes"]
+    except (ValueError, KeyError, TypeError) as error:
         raise CorruptStoreError(
             f"{file} is not a readable Zarr document: restore it from a copy of the store"
         ) from error

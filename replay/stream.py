@@ -64,7 +64,9 @@ class StreamWriter:
         self._rows = np.zeros((2, w), np.float32)
         self._one, self._both = self._rows[:1], self._rows
         self._flat_one, self._flat_both = self._rows[0], self._rows.reshape(-1)
-        self._zeros_one, self._zeros_both = np.zeros(w, np.float32), np.zeros(2 * w, np.float32)
+        self._finite_one, self._finite_both = bytearray(w), bytearray(2 * w)
+        self._are_finite_one = np.frombuffer(self._finite_one, np.bool_)
+        self._are_finite_both = np.frombuffer(self._finite_both, np.bool_)
         self._observation, self._action = self._rows[0, :o], self._rows[0, o : o + a]
         self._final_observation = self._rows[1, :o]
         self._bytes = self._rows.data.cast("B")
@@ -169,8 +171,8 @@ class StreamWriter:
         episode = log.episodes if first else log.episodes - 1
         _META.pack_into(self._meta_bytes, 0, policy_version, wall, mono, self._source_id, episode)
         if not ended:
-            # 0 * NaN and 0 * inf are NaN: one product finds both.
-            if self._flat_one.dot(self._zeros_one) != 0.0:
+            np.isfinite(self._flat_one, self._are_finite_one)
+            if 0 in self._finite_one:
                 raise self._non_finite(self._one)
             log.commit(self._one, self._meta_one, steps=1, broken=broken, episodes=int(first), open_=True)
         else:
@@ -178,7 +180,8 @@ class StreamWriter:
             if final.shape != self._observation_shape:
                 raise self._wrong_shape(final, action)
             self._final_observation[:] = to_float32(final)
-            if self._flat_both.dot(self._zeros_both) != 0.0:
+            np.isfinite(self._flat_both, self._are_finite_both)
+            if 0 in self._finite_both:
                 raise self._non_finite(self._both)
             self._meta[1] = self._meta[0]
             log.commit(self._both, self._meta, steps=1, broken=broken, episodes=int(first), open_=False)
