@@ -15,8 +15,8 @@ class Pacer:
     """Absolute deadlines on the monotonic clock: start, start + T, start + 2T, …
 
     `wait` returns at the next deadline. A caller that comes late has overrun: it waits for the next deadline that still
-    lies ahead, and the ones in between are skipped and counted. So however late the caller was, no burst makes up for it:
-    n periods take at least n - 1 times T. An error in one sleep is not carried into the next.
+    lies ahead, and the ones in between are skipped and counted. So however late the caller was, no burst
+    makes up for it: n periods take at least n - 1 times T. An error in one sleep is not carried into the next.
     """
 
     def __init__(

@@ -95,14 +95,14 @@ class PolicyRunner:
         `eps` is standard normal noise of the action's shape for a stochastic policy; None gives the mean action.
         Unguarded: NaN in gives NaN out. Raises ExportError for another shape or a type that is not a real number.
         """
-        if observation.ndim == 1:
+        if getattr(observation, "ndim", None) == 1:
             self._run_bound(observation, eps)
             return self._action_A.copy()
         return self._run_batch(observation, eps)[0]
 
     def infer(self, observation: np.ndarray, eps: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Like `act`, and also the network's pre-squash mean `raw`, in the same shape."""
-        if observation.ndim == 1:
+        if getattr(observation, "ndim", None) == 1:
             self._run_bound(observation, eps)
             return self._action_A.copy(), self._raw_A.copy()
         return self._run_batch(observation, eps)
@@ -217,11 +217,8 @@ class PolicyRunner:
         return 0 if within.all() else int(Flag.RANGE)
 
     def _load(self, observation: np.ndarray) -> None:
-        if observation.shape != self._observation_O.shape or observation.dtype.kind not in "fiu":
-            raise ExportError(
-                f"{self.policy.source}: observation is {observation.dtype}{list(observation.shape)}, "
-                f"the policy takes float32[{self.observation_size}]; flatten it as the contract lists the terms"
-            )
+        if not _is_numbers(observation) or observation.shape != self._observation_O.shape:
+            raise self._wrong_observation(observation, f"[{self.observation_size}]")
         if observation.dtype == F32:
             self._observation_O[:] = observation
         else:
@@ -240,15 +237,8 @@ class PolicyRunner:
         self._session.run_with_iobinding(self._binding)
 
     def _run_batch(self, observation: np.ndarray, eps: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        if (
-            observation.ndim != 2
-            or observation.shape[1] != self.observation_size
-            or observation.dtype.kind not in "fiu"
-        ):
-            raise ExportError(
-                f"{self.policy.source}: observations are {observation.dtype}{list(observation.shape)}, "
-                f"the policy takes float32[B, {self.observation_size}]; flatten them as the contract lists the terms"
-            )
+        if not _is_numbers(observation) or observation.ndim != 2 or observation.shape[1] != self.observation_size:
+            raise self._wrong_observation(observation, f"[B, {self.observation_size}]")
         shape = (len(observation), self.action_size)
         if not len(observation):
             return np.zeros(shape, F32), np.zeros(shape, F32)
@@ -260,6 +250,16 @@ class PolicyRunner:
             feed["eps"] = np.zeros(shape, F32) if eps is None else np.ascontiguousarray(eps, F32)
         action, raw = self._session.run(["action", "raw"], feed)
         return np.asarray(action), np.asarray(raw)
+
+    def _wrong_observation(self, observation: Any, wanted: str) -> ExportError:
+        if isinstance(observation, np.ndarray):
+            given = f"{observation.dtype}{list(observation.shape)}"
+        else:
+            given = type(observation).__name__
+        return ExportError(
+            f"{self.policy.source}: observation is {given}, the policy takes float32{wanted}; "
+            "flatten it as the contract lists the terms"
+        )
 
     def _check_eps(self, eps: np.ndarray, shape: tuple[int, ...]) -> None:
         if not self.stochastic or eps.shape != shape:
@@ -305,6 +305,10 @@ def _open_session(policy: Policy) -> onnxruntime.InferenceSession:
         raise IntegrityError(
             f"{policy.source}: onnxruntime cannot open it ({error}); export the policy again"
         ) from error
+
+
+def _is_numbers(observation: Any) -> bool:
+    return isinstance(observation, np.ndarray) and observation.dtype.kind in "fiu"
 
 
 def _address(array: np.ndarray) -> int:

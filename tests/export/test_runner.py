@@ -116,6 +116,13 @@ def test_a_step_flags_what_is_no_observation_and_act_refuses_it(runner: PolicyRu
             runner.act(bad)
 
 
+def test_what_is_no_array_at_all_is_a_flag_too(runner: PolicyRunner) -> None:
+    for bad in (None, [0.0] * OBS, "observation"):
+        assert runner.step(bad)[1] == Flag.SHAPE  # type: ignore[arg-type]
+        with pytest.raises(ExportError, match="the policy takes"):
+            runner.act(bad)  # type: ignore[arg-type]
+
+
 def test_an_empty_batch_gives_an_empty_batch(runner: PolicyRunner) -> None:
     assert runner.act(np.zeros((0, OBS), np.float32)).shape == (0, ACT)
 
