@@ -27,6 +27,9 @@ FIRST_BACKOFF_SECONDS = 0.25
 HANG_SECONDS = 30.0
 STOP_SECONDS = 9.0
 POLL_SECONDS = 0.05
+# glibc returns every buffer above 128 KiB to the system and faults it in again at the next update; keeping them makes
+# an update at 2×256 a fifth faster (9.5 against 11.7 ms; medians of three interleaved pairs).
+MALLOC_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(512 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 STATUS_SECONDS = 1.0
 
 
@@ -50,6 +53,7 @@ class Child:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self.command, str(os.getpid())],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env={**os.environ, **MALLOC_ENVIRONMENT},
             )  # fmt: skip
 
     def last_words(self) -> str:

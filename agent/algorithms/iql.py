@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from agent import losses
+from agent.adam import FusedAdam
 from agent.algorithms.iql_config import IQLConfig
 from agent.errors import CheckpointError
 from agent.networks import MLP, EnsembleCritic, GaussianActor
@@ -52,12 +53,11 @@ class IQL:
         self.target_critic = self._make_critic(observation_size, action_size).to(device).requires_grad_(False)
         self.target_critic.load_state_dict(self.critic.state_dict())
         self.value = MLP(observation_size, config.hidden, 1, generator=generator).to(device)
-        self.value_optimizer = torch.optim.Adam(self.value.parameters(), lr=config.learning_rate, fused=True)
-        self.optimizer = torch.optim.Adam(
-            [{"params": list(self.critic.parameters())}, {"params": list(self.actor.parameters())}],
-            lr=config.learning_rate,
-            fused=True,
-        )
+        self.optimizers = {
+            "value": FusedAdam(list(self.value.parameters())),
+            "critic": FusedAdam(list(self.critic.parameters())),
+            "actor": FusedAdam(list(self.actor.parameters())),
+        }
         self._critic_params: list[Tensor] = list(self.critic.parameters())
         self._target_params: list[Tensor] = list(self.target_critic.parameters())
         self.actor.train()
@@ -89,9 +89,7 @@ class IQL:
 
         v_B = self.value(batch.observation).squeeze(-1)
         value_loss = losses.expectile_loss(q_hat_B - v_B, c.expectile)
-        self.value_optimizer.zero_grad()
-        value_loss.backward()  # type: ignore[no-untyped-call]
-        self.value_optimizer.step()
+        self.optimizers["value"].minimize(value_loss, c.learning_rate)
 
         with torch.no_grad():
             both = self.value(torch.cat([batch.observation, batch.next_observation])).squeeze(-1)
@@ -104,11 +102,8 @@ class IQL:
         mean_BA = torch.tanh(self.actor(batch.observation))
         log_prob_B = losses.gaussian_log_prob(mean_BA, self.actor.clamped_log_std(), batch.action)
         actor_loss = losses.weighted_regression_loss(weights_B, log_prob_B)
-        self.optimizer.param_groups[1]["lr"] = self.actor_learning_rate()
-        self.optimizer.zero_grad()
-        # The two losses share no parameters, so one backward pass serves both.
-        (critic_loss + actor_loss).backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self.optimizers["critic"].minimize(critic_loss, c.learning_rate)
+        self.optimizers["actor"].minimize(actor_loss, self.actor_learning_rate())
 
         with torch.no_grad():
             torch._foreach_lerp_(self._target_params, self._critic_params, c.target_rate)
@@ -127,12 +122,11 @@ class IQL:
         """Everything that the next update depends on: tensors by name and plain numbers."""
         return {
             "tensors": {
-                **prefixed("actor", self.actor.state_dict()),
-                **prefixed("critic", self.critic.state_dict()),
-                **prefixed("target_critic", self.target_critic.state_dict()),
-                **prefixed("value", self.value.state_dict()),
-                **optimizer_tensors("value_optimizer", self.value_optimizer),
-                **optimizer_tensors("optimizer", self.optimizer),
+                **{
+                    f"{name}.{key}": tensor
+                    for name, part in self._parts().items()
+                    for key, tensor in part.state_dict().items()
+                },
                 "generator": self.generator.get_state(),
             },
             "numbers": {"updates": self.updates, "offline_steps": self.offline_steps},
@@ -140,62 +134,32 @@ class IQL:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore exactly; any missing, extra or misshapen entry raises CheckpointError before anything changes."""
-        current = self.state_dict()
+        current: Mapping[str, Tensor] = self.state_dict()["tensors"]
         tensors: Mapping[str, Tensor] = state["tensors"]
-        optional = {name for name in {*tensors, *current["tensors"]} if "optimizer." in name}
-        unmatched = sorted((set(tensors) ^ set(current["tensors"])) - optional)
+        unmatched = sorted(set(tensors) ^ set(current))
         if unmatched:
             raise CheckpointError(
-                f"checkpoint and configuration disagree about {unmatched[0]} ({len(unmatched)} in all)"
+                f"checkpoint and configuration disagree about {unmatched[0]} ({len(unmatched)} entries): "
+                "resume with the configuration that the run was started with"
             )
-        for name, tensor in current["tensors"].items():
-            if name in tensors and tensors[name].shape != tensor.shape:
+        for name, tensor in current.items():
+            if tensors[name].shape != tensor.shape:
                 raise CheckpointError(
                     f"checkpoint tensor {name} has shape {tuple(tensors[name].shape)}, this configuration makes "
                     f"{tuple(tensor.shape)}: resume with the configuration that the run was started with"
                 )
-        for name, module in self.modules().items():
-            module.load_state_dict(
-                {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-            )
-        load_optimizer_tensors("value_optimizer", self.value_optimizer, tensors)
-        load_optimizer_tensors("optimizer", self.optimizer, tensors)
+        for name, part in self._parts().items():
+            part.load_state_dict({key: tensors[f"{name}.{key}"] for key in part.state_dict()})
         self.generator.set_state(tensors["generator"])
         self.updates = int(state["numbers"]["updates"])
         self.offline_steps = int(state["numbers"]["offline_steps"])
 
-    def modules(self) -> dict[str, torch.nn.Module]:
-        """The four networks by the name that they have in checkpoints."""
+    def _parts(self) -> dict[str, torch.nn.Module | FusedAdam]:
+        """What has tensors, by the name that it has in checkpoints."""
         return {
             "actor": self.actor,
             "critic": self.critic,
             "target_critic": self.target_critic,
             "value": self.value,
+            **{f"adam.{name}": optimizer for name, optimizer in self.optimizers.items()},
         }
-
-
-def prefixed(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`tensors` with `name.` before every key."""
-    return {f"{name}.{key}": tensor for key, tensor in tensors.items()}
-
-
-def optimizer_tensors(name: str, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    """Adam's moments and step counts, one entry a parameter; empty before the first step."""
-    state = optimizer.state_dict()["state"]
-    return {f"{name}.{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
-
-
-def load_optimizer_tensors(name: str, optimizer: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`; every parameter must have its three entries, or none has any."""
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith(f"{name}."):
-            index, field = key.removeprefix(f"{name}.").split(".")
-            entries.setdefault(int(index), {})[field] = value
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    complete = {"step", "exp_avg", "exp_avg_sq"}
-    if entries and (set(entries) != set(range(len(parameters))) or any(set(e) != complete for e in entries.values())):
-        raise CheckpointError(f"checkpoint holds an incomplete state of {name}: it was cut short or edited")
-    state = optimizer.state_dict()
-    state["state"] = entries
-    optimizer.load_state_dict(state)

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import tyro
 
 from agent.console import progress, results, write_json
-from replay.ingest import ingest
+from envs.catalog import lookup
+from replay.ingest import ingest, recorded_environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +59,17 @@ def ingest_with_progress(args: Args) -> dict[str, Any]:
             bar(done, total=total, note=args.source)
 
         return ingest(
-            args.source, args.out, terminate_on=args.terminate_on or None, env=environment(args),
+            args.source, args.out, terminate_on=terminate_on(args), env=environment(args),
             clip_actions=args.clip_actions, progress=tick,
         )  # fmt: skip
+
+
+def terminate_on(args: Args) -> str | None:
+    """The info that ends episodes: as asked, or as the environment's task wants it."""
+    if args.terminate_on:
+        return None if args.terminate_on == "none" else args.terminate_on
+    recorded = {"id": args.env} if args.env else recorded_environment(args.source)
+    return lookup(recorded["id"]).terminate_on if recorded and recorded.get("id") else None
 
 
 def environment(args: Args) -> dict[str, Any] | None:
