@@ -1,0 +1,208 @@
+"""IQL's update equals an independent float64 reference, step after step, and one wrong step would be noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agent.algorithms.iql import IQL
+from agent.algorithms.iql_config import IQLConfig
+from agent.transitions import Transitions
+from tests.golden.iql_reference import Network, ReferenceIQL
+
+O, A, B, UPDATES = 11, 3, 64, 10
+# A larger step than the published 3e-4 lets ten updates move the networks far enough for a mistake to show; β and the
+# targets' rate are large for the same reason, and the clip low enough that some weights reach it.
+CONFIG = IQLConfig(
+    hidden=(32, 24), expectile=0.8, beta=5.0, weight_clip=20.0, learning_rate=3e-3, target_rate=0.05, batch_size=B
+)
+OFFLINE_STEPS = 7  # the last three updates come after the schedule's end
+
+# Greatest relative error of what ten updates did to a network, ‖Δ − Δ_reference‖ / ‖Δ_reference‖; found: 6e-6 in
+# float32, 6e-15 in float64. At the published step size and width it is 2e-4, since Adam turns the rounding of a
+# gradient near zero into a full step and the steps are small.
+MOVEMENT = {torch.float32: 5e-5, torch.float64: 1e-12}
+PUBLISHED_MOVEMENT = 1e-3
+# Greatest relative error of a loss or a value that the update reports; found: 2e-6 and 5e-15.
+REPORT = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("critics", [1, 2, 4])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_ten_updates_equal_the_reference_in_float32(critics: int, layer_norm: bool) -> None:
+    config = replace(CONFIG, critics=critics, critic_layer_norm=layer_norm)
+    moved, reported = disagreement(config, torch.float32)
+    assert max(moved.values()) < MOVEMENT[torch.float32], moved
+    assert max(reported.values()) < REPORT[torch.float32], reported
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_the_same_code_in_float64_equals_the_reference_to_twelve_digits(
+    layer_norm: bool, double_precision: None
+) -> None:
+    moved, reported = disagreement(replace(CONFIG, critic_layer_norm=layer_norm), torch.float64)
+    assert max(moved.values()) < MOVEMENT[torch.float64], moved
+    assert max(reported.values()) < REPORT[torch.float64], reported
+
+
+def test_the_published_settings_equal_the_reference() -> None:
+    moved, reported = disagreement(IQLConfig(batch_size=B), torch.float32)
+    assert max(moved.values()) < PUBLISHED_MOVEMENT, moved
+    assert max(reported.values()) < REPORT[torch.float32], reported
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "old V in the policy",
+        "old V in the target",
+        "truncated is terminal",
+        "mean of critics",
+        "online critics judge",
+        "targets first",
+        "no schedule",
+    ],
+)
+def test_one_deliberate_mistake_breaks_the_tolerance(mistake: str) -> None:
+    moved, _ = disagreement(CONFIG, torch.float32, mistake=mistake)
+    assert max(moved.values()) > 1000 * MOVEMENT[torch.float32], moved
+
+
+def test_weights_that_reach_the_clip_are_among_those_compared() -> None:
+    ours, _ = make_pair(CONFIG, torch.float32)
+    rng = np.random.default_rng(1)
+    weights = torch.cat([ours.update(as_transitions(draw(rng), torch.float32))["weight"] for _ in range(UPDATES)])
+    clipped = weights >= CONFIG.weight_clip * (1 - 1e-6)
+    assert 0.01 < float(clipped.float().mean()) < 0.9
+    assert float(weights.max()) <= CONFIG.weight_clip * (1 + 1e-6)
+
+
+def disagreement(
+    config: IQLConfig, dtype: torch.dtype, *, mistake: str = ""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Relative errors after ten updates: of each network's movement, and the worst of each reported figure."""
+    ours, reference = make_pair(config, dtype, mistake=mistake)
+    start = networks_of(ours)
+    rng = np.random.default_rng(1)
+    reported: dict[str, float] = {}
+    for _ in range(UPDATES):
+        batch = draw(rng)
+        ours_says = ours.update(as_transitions(batch, dtype))
+        for name, expected in reference.update(**batch).items():
+            found = ours_says[name].double().numpy()
+            error = float(np.abs(found - expected).max() / np.abs(expected).max())
+            reported[name] = max(error, reported.get(name, 0.0))
+    end, expected_end = networks_of(ours), networks_of_reference(reference)
+    moved = {}
+    for name in start:
+        found = np.concatenate([(e - s).ravel() for s, e in zip(start[name], end[name], strict=True)])
+        wanted = np.concatenate([(e - s).ravel() for s, e in zip(start[name], expected_end[name], strict=True)])
+        moved[name] = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    return moved, reported
+
+
+def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A batch in which a third terminates and a third is cut off; in float32 values, so that both sides start equal."""
+    kind = rng.integers(0, 3, B)
+    batch = {
+        "s": rng.normal(size=(B, O)),
+        "a": rng.uniform(-1, 1, size=(B, A)),
+        "r": rng.normal(size=B),
+        "s2": rng.normal(size=(B, O)),
+        "terminated": kind == 1,
+        "truncated": kind == 2,
+    }
+    return {name: value.astype(np.float32).astype(np.float64) for name, value in batch.items()}
+
+
+def as_transitions(batch: Mapping[str, np.ndarray], dtype: torch.dtype) -> Transitions:
+    def tensor(array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(array, dtype=dtype)
+
+    return Transitions(
+        observation=tensor(batch["s"]),
+        action=tensor(batch["a"]),
+        reward=tensor(batch["r"]),
+        discount=tensor(CONFIG.discount * (1.0 - batch["terminated"])),
+        next_observation=tensor(batch["s2"]),
+    )
+
+
+def make_pair(config: IQLConfig, dtype: torch.dtype, *, mistake: str = "") -> tuple[IQL, ReferenceIQL]:
+    """Ours, and a reference that starts from the very same weights."""
+    ours = IQL(
+        config,
+        observation_size=O,
+        action_size=A,
+        offline_steps=OFFLINE_STEPS,
+        generator=torch.Generator().manual_seed(0),
+    )
+    tensors = {name: t.double().numpy() for name, t in ours.state_dict()["tensors"].items()}
+    assert ours.actor.log_std.dtype == dtype
+    settings: dict[str, Any] = {
+        name: getattr(config, name)
+        for name in ("expectile", "beta", "weight_clip", "discount", "target_rate", "learning_rate")
+    }
+    reference = ReferenceIQL(
+        actor=perceptron(tensors, "actor.trunk.layers."),
+        log_std=tensors["actor.log_std"].copy(),
+        critics=[critic(tensors, "critic.", member) for member in range(config.critics)],
+        value=perceptron(tensors, "value.layers."),
+        offline_steps=OFFLINE_STEPS,
+        mistake=mistake,
+        **settings,
+    )
+    return ours, reference
+
+
+def perceptron(tensors: Mapping[str, np.ndarray], prefix: str) -> Network:
+    """A network of torch Linear layers, whose weights are [out, in]."""
+    numbers = sorted({int(name.removeprefix(prefix).split(".")[0]) for name in tensors if name.startswith(prefix)})
+    return Network(
+        weights=[tensors[f"{prefix}{i}.weight"].T.copy() for i in numbers],
+        biases=[tensors[f"{prefix}{i}.bias"].copy() for i in numbers],
+    )
+
+
+def critic(tensors: Mapping[str, np.ndarray], prefix: str, member: int) -> Network:
+    """One member of the stacked ensemble: weights [N, in, out], biases, scales and shifts [N, 1, out]."""
+
+    def part(name: str) -> list[np.ndarray]:
+        found = sorted(key for key in tensors if key.startswith(f"{prefix}{name}."))
+        return [
+            tensors[key][member].reshape(tensors[key].shape[1 if name == "weights" else 2 :]).copy() for key in found
+        ]
+
+    return Network(weights=part("weights"), biases=part("biases"), scales=part("scales"), shifts=part("shifts"))
+
+
+def networks_of(ours: IQL) -> dict[str, list[np.ndarray]]:
+    tensors = {name: t.double().numpy().copy() for name, t in ours.state_dict()["tensors"].items()}
+    members = range(ours.config.critics)
+    return {
+        "actor": [*perceptron(tensors, "actor.trunk.layers.").parameters(), tensors["actor.log_std"]],
+        "value": perceptron(tensors, "value.layers.").parameters(),
+        **{f"critic {i}": critic(tensors, "critic.", i).parameters() for i in members},
+        **{f"target {i}": critic(tensors, "target_critic.", i).parameters() for i in members},
+    }
+
+
+def networks_of_reference(reference: ReferenceIQL) -> dict[str, list[np.ndarray]]:
+    return {
+        "actor": [*reference.actor.parameters(), reference.log_std],
+        "value": reference.value.parameters(),
+        **{f"critic {i}": network.parameters() for i, network in enumerate(reference.critics)},
+        **{f"target {i}": network.parameters() for i, network in enumerate(reference.targets)},
+    }
