@@ -172,6 +172,7 @@ class ControlLoop:
             "overruns": self._pacer.overruns,
             "skipped_periods": self._pacer.skipped,
             "faults": dict(self._faults),
+            "notes": dict(self._notes),
             "held_steps": self._held,
             "recorder_errors": self._recorder_errors,
             "policy_id": self._runner.contract.policy_id,
@@ -182,6 +183,7 @@ class ControlLoop:
         self._pacer = Pacer(self._hz)
         self._latency = LatencyHistogram()
         self._faults: Counter[str] = Counter()
+        self._notes: Counter[str] = Counter()
         self._steps = self._held = self._consecutive = self._recorder_errors = 0
         self._returns: list[float] = []
         self._lengths: list[int] = []
@@ -215,7 +217,8 @@ class ControlLoop:
             return None, 0
         action, flags = self._runner.step(reading.observation, reading.t_mono)
         if flags:
-            self._faults.update(flag.name for flag in Flag(flags) if flag.name)
+            for flag in Flag(flags):
+                (self._faults if flag & FAULT else self._notes)[str(flag.name)] += 1
         if flags & FAULT:
             self.reason = f"step {self._steps}: {Flag(flags & FAULT).name}"
             return self._hold(), flags

@@ -68,20 +68,19 @@ def write_policy(path: Path, model: bytes) -> None:
     """Write `NAME.onnx` and `NAME.onnx.sha256` so that whoever sees the first also sees the second.
 
     Each appears whole (temporary file, rename). Not synced to disk: a publication that a power cut takes is published
-    again. Raises ExportError if the path exists with other bytes.
+    again. Raises ExportError if the path exists with other bytes or cannot be written.
     """
     if path.exists():
         if path.read_bytes() == model:
             return
         raise ExportError(f"{path}: exists with other content; a published version never changes, choose another name")
-    for target, content in (
-        (path.with_name(path.name + ".sha256"), seal(model, path.name)),
-        (path, model),
-    ):
+    for target, content in ((path.with_name(path.name + ".sha256"), seal(model, path.name)), (path, model)):
         partial = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
         try:
             partial.write_bytes(content)
             partial.replace(target)
+        except OSError as error:
+            raise ExportError(f"{target}: cannot be written ({error.strerror}); free or repair the disk") from error
         finally:
             partial.unlink(missing_ok=True)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,26 @@ def test_a_bare_policy_needs_its_own_checksum(tmp_path: Path, model: bytes) -> N
     refused(tmp_path / "v2.onnx", naming="v2.onnx.sha256")
     shutil.copy(tmp_path / "v1.onnx.sha256", tmp_path / "v2.onnx.sha256")
     refused(tmp_path / "v2.onnx", naming="v2.onnx")
+
+
+def test_a_reader_never_sees_a_torn_publication(tmp_path: Path, model: bytes) -> None:
+    template, weights = Template.from_bytes(model), weights_of(make_network())
+    versions = [template.patch(weights, make_contract(policy_version=version)) for version in range(60)]
+    writer = threading.Thread(
+        target=lambda: [write_policy(tmp_path / f"v{i}.onnx", data) for i, data in enumerate(versions)]
+    )
+    writer.start()
+    seen = set[int]()
+    while len(seen) < len(versions):
+        for path in tmp_path.glob("v*.onnx"):
+            seen.add(read_policy(path).contract.policy_version)
+    writer.join()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".onnx", ".sha256"}
+
+
+def test_a_policy_that_cannot_be_written_says_where(tmp_path: Path, model: bytes) -> None:
+    with pytest.raises(ExportError, match=r"v1\.onnx\.sha256: cannot be written"):
+        write_policy(tmp_path / "missing" / "v1.onnx", model)
 
 
 def reference(seed: int = 0) -> NumpyPolicy:

@@ -319,7 +319,7 @@ def test_the_recorder_gets_the_executed_action(model: bytes) -> None:
     log = Log()
     runner = with_control(model, rate_limit=0.5)
     report = ControlLoop(robot, runner, hz=None, recorder=log, max_steps=4).run()
-    assert report["faults"] == {"RATE_LIMITED": 3}
+    assert report["faults"] == {} and report["notes"] == {"RATE_LIMITED": 3}
     proposed = runner.act(np.full(OBS, 1.0, np.float32))
     for step, executed in zip(log.steps(), robot.written, strict=False):
         np.testing.assert_array_equal(step["action"], executed)

@@ -26,6 +26,7 @@ class Forbid:
 sys.meta_path.insert(0, Forbid())
 import numpy as np
 import export
+import export.bundle, export.matching
 from export.verify import verify
 from export.control_loop import ControlLoop, Reading
 from export.template import Template
