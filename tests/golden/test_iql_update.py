@@ -15,7 +15,7 @@ from agent.algorithms.iql_config import IQLConfig
 from agent.transitions import Transitions
 from tests.golden.iql_reference import Network, ReferenceIQL
 
-O, A, B, UPDATES = 11, 3, 64, 10
+OBSERVATION, ACTION, B, UPDATES = 11, 3, 64, 10
 # A larger step than the published 3e-4 lets ten updates move the networks far enough for a mistake to show; β and the
 # targets' rate are large for the same reason, and the clip low enough that some weights reach it.
 CONFIG = IQLConfig(
@@ -117,10 +117,10 @@ def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """A batch in which a third terminates and a third is cut off; in float32 values, so that both sides start equal."""
     kind = rng.integers(0, 3, B)
     batch = {
-        "s": rng.normal(size=(B, O)),
-        "a": rng.uniform(-1, 1, size=(B, A)),
+        "s": rng.normal(size=(B, OBSERVATION)),
+        "a": rng.uniform(-1, 1, size=(B, ACTION)),
         "r": rng.normal(size=B),
-        "s2": rng.normal(size=(B, O)),
+        "s2": rng.normal(size=(B, OBSERVATION)),
         "terminated": kind == 1,
         "truncated": kind == 2,
     }
@@ -144,8 +144,8 @@ def make_pair(config: IQLConfig, dtype: torch.dtype, *, mistake: str = "") -> tu
     """Ours, and a reference that starts from the very same weights."""
     ours = IQL(
         config,
-        observation_size=O,
-        action_size=A,
+        observation_size=OBSERVATION,
+        action_size=ACTION,
         offline_steps=OFFLINE_STEPS,
         generator=torch.Generator().manual_seed(0),
     )
