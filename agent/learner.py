@@ -110,7 +110,7 @@ class Learner:
                 self.save()
                 return False
             self.save()
-            self.publish(durable=True)
+            self.publish()
         board[Slot.PHASE] = Phase.DONE
         return True
 
@@ -200,12 +200,12 @@ class Learner:
         self.publisher = Publisher(
             self.run.policies, self.board, Template.from_bytes(model), contract, version=self._saved_version
         )
-        self.publish(durable=True)
+        self.publish()
 
-    def publish(self, *, durable: bool = False) -> None:
+    def publish(self) -> None:
         """Hand the present weights to collectors and evaluation."""
         assert self.publisher is not None
-        self.publisher.publish(actor_weights(self.algorithm), step=self.algorithm.updates, durable=durable)
+        self.publisher.publish(actor_weights(self.algorithm), step=self.algorithm.updates)
         self._published_at = time.monotonic()
 
     def maybe(self) -> None:

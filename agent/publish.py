@@ -7,7 +7,6 @@ sees version N on the board can open vN; versions only grow, also across restart
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from agent.board import Board, Slot
 from agent.errors import DivergenceError
 from agent.files import write_atomic
 from export.contract import Contract
+from export.policy import write_policy
 from export.template import Template
 
 KEEP = 20
@@ -47,7 +47,7 @@ class Publisher:
         # Past whatever a crashed or rolled back run had already handed to collectors.
         self.version = max([version, *published_versions(folder)])
 
-    def publish(self, weights: Mapping[str, np.ndarray], *, step: int, durable: bool = False) -> Path:
+    def publish(self, weights: Mapping[str, np.ndarray], *, step: int) -> Path:
         """Publish `weights` as the next version; DivergenceError, and nothing written, if any is not finite."""
         for name, weight in weights.items():
             if not np.isfinite(weight).all():
@@ -59,12 +59,9 @@ class Publisher:
             policy_version=version,
             step=step,
         )
-        data = self._template.patch(weights, contract)
         path = policy_path(self._folder, version)
-        write_atomic(path, data, durable=durable)
-        digest = hashlib.sha256(data).hexdigest()
-        write_atomic(path.with_name(path.name + ".sha256"), f"{digest}  {path.name}\n".encode(), durable=durable)
-        write_atomic(self._folder / "LATEST", path.name.encode(), durable=durable)
+        write_policy(path, self._template.patch(weights, contract))
+        write_atomic(self._folder / "LATEST", path.name.encode(), durable=False)
         self.version = version
         self._board[Slot.POLICY_VERSION] = version
         self._prune()

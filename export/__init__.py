@@ -17,7 +17,6 @@ _HOME = {
     "Template": "template",
     "export_policy": "onnx_writer",
     "read_policy": "policy",
-    "verify_policy": "verify",
     "write_bundle": "bundle",
     "write_policy": "policy",
 }
