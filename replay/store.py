@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from replay import layout
+from replay.durable import make_durable
 from replay.episodes import Episode, episode_table, iterate_episodes
 from replay.errors import CorruptStoreError, StorageError, StoreExistsError
 from replay.log import Durability
@@ -123,6 +124,17 @@ class Store:
     def num_steps(self) -> int:
         """Rows that can be sampled: steps whose successor is committed."""
         return self.reader().num_steps
+
+    def sync(self, *, timeout_s: float = 10.0) -> dict[str, int]:
+        """Make everything committed so far durable, from any process, beside live writers: for checkpoints.
+
+        Returns:
+            Rows of each stream that a recovery will find at least, even after a power loss.
+
+        Raises:
+            StorageError: the disk failed, or a live writer did not acknowledge within `timeout_s` seconds.
+        """
+        return make_durable(self, timeout_s=timeout_s)
 
     def info(self) -> dict[str, Any]:
         """What the store holds, JSON-able. Returns and lengths are those of episodes that were not interrupted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +57,31 @@ def test_a_commit_is_seen_within_a_millisecond(tmp_path: Path) -> None:
             if head > 300:
                 break
     assert np.median(waits) < 1e-3
+
+
+def test_a_store_is_made_durable_from_outside_its_live_writer(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "s.zarr", formula.spec(), chunk_rows=formula.CHUNK_ROWS)
+    with store.writer("closed", durability="process") as closed:
+        for head in formula.append_forever(closed):
+            if head > 200:
+                break
+    command = [sys.executable, "-m", "tests.replay.formula", str(store.path), "live", "interval"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline()
+        previous = -1
+        for _ in range(5):
+            heads = store.sync()
+            assert heads["closed"] == head and heads["live"] >= previous
+            previous = heads["live"]
+            file = store.path / "streams" / "live" / "commit" / "c" / "0" / "0"
+            with file.open("rb") as handle:
+                slot = commits.read_newest(handle.fileno(), file)
+            assert slot.block_start >= previous or slot.head == previous
+            child.stdout.read1(1 << 16)  # type: ignore[attr-defined]
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(0.05)
+        assert store.sync(timeout_s=0.1)["live"] >= previous  # a silent writer commits nothing that could be lost
+        child.kill()
 
 
 def test_reading_outside_the_committed_rows_is_refused(tmp_path: Path) -> None:
