@@ -19,6 +19,7 @@ from agent.board import Board, CollectorSlot, Phase, Slot
 from agent.config import TrainConfig
 from agent.errors import RunError
 from agent.files import write_atomic
+from agent.publish import published_versions
 from agent.run_directory import RunDirectory
 
 RESTARTS_WITHOUT_PROGRESS = 5
@@ -195,7 +196,9 @@ class Supervisor:
             return
         steps = board.online_steps()
         if ("pretrained", 0) not in self._evaluated:
-            self._evaluate("pretrained", 0, version, config.final_episodes)
+            # The first version is the pretrained policy, also where this starts late or again after a stop.
+            first = published_versions(self.run.policies)[0]
+            self._evaluate("pretrained", 0, first, config.final_episodes)
         if final and self.config.online_steps and ("finetuned", self.config.online_steps) not in self._evaluated:
             self._evaluate("finetuned", self.config.online_steps, version, config.final_episodes)
         if config.every_steps and not final and board.phase == Phase.ONLINE and not self.evaluations:
