@@ -125,8 +125,8 @@ class Learner:
         Targets, optimisers and normaliser go on as they are; only the actor's cosine schedule has ended.
         """
         board, config = self.board, self.config
-        if self._online_state is not None:
-            # Updates lost since the checkpoint are forgiven, not made up for in a burst.
+        if board.online_steps() > self.limiter.base_steps:
+            # Updates lost since the checkpoint (pretraining's too) are forgiven, not made up for in a burst.
             forgiven = self.limiter.rebase(board.online_steps(), self.online_updates())
             self.run.event("limiter_rebased", f"forgave a deficit of {forgiven:.0f} updates", deficit=forgiven)
         board[Slot.LIMITER_STEPS], board[Slot.LIMITER_UPDATES] = self.limiter.base_steps, self.limiter.base_updates
