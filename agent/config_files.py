@@ -22,7 +22,8 @@ from agent.errors import ConfigError
 C = TypeVar("C")
 
 # What a resume may change without making another experiment of the run.
-RESUMABLE = ("online_steps", "online.collectors", "evaluation.", "checkpoint.", "log_every")
+# A run that was moved or renamed stays the run that it was.
+RESUMABLE = ("out", "online_steps", "online.collectors", "evaluation.", "checkpoint.", "log_every")
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
