@@ -41,6 +41,8 @@ def set_up(run: RunDirectory, config: TrainConfig) -> Preparation:
     store = Store.open(config.replay)
     if store.num_steps == 0:
         raise RunError(f"store {config.replay} holds no transition: ingest or collect some first")
+    if len(returns(store)) == 0:
+        raise RunError(f"store {config.replay} holds no episode that came to an end: collect or ingest whole episodes")
     spec = environment_of(store, config.env, config.max_episode_steps)
     make_matching_env(spec, store.spec.layout_fingerprint, what=f"store {config.replay}").close()
     reader = store.reader()
