@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -93,13 +96,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(command: object, verb: str, rest: Sequence[str]) -> object:
-    """The verb's arguments from the command line; usage errors exit with code 2."""
-    custom = getattr(command, "parse", None)
-    if custom is not None:
-        return custom(list(rest))
-    import tyro
+    """The verb's arguments from the command line; ConfigError, in one line, for a usage error."""
+    from agent.errors import ConfigError
 
-    return tyro.cli(command.Args, args=list(rest), prog=f"slipway {verb}", description=command.__doc__)  # type: ignore[attr-defined]
+    custom = getattr(command, "parse", None)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            if custom is not None:
+                return custom(list(rest))
+            import tyro
+
+            return tyro.cli(command.Args, args=list(rest), prog=f"slipway {verb}", description=command.__doc__)  # type: ignore[attr-defined]
+    except SystemExit as leaving:
+        if leaving.code != 2:
+            raise
+        raise ConfigError(in_one_line(said.getvalue())) from None
+
+
+def in_one_line(box: str) -> str:
+    """The words of a message that tyro framed with lines and colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    rows = [row.strip(" │") for row in plain.splitlines() if not row.startswith(("╭", "╰"))]
+    sections = re.split(r"─{3,}", " ".join(rows))
+    return "; ".join(" ".join(section.split()) for section in sections)
 
 
 def entry() -> None:
