@@ -70,13 +70,18 @@ def make_matching_env(env_spec: dict[str, object], fingerprint: str, *, what: st
         kwargs=env_spec.get("kwargs") or {},  # type: ignore[arg-type]
         max_episode_steps=env_spec.get("max_episode_steps"),  # type: ignore[arg-type]
     )
+    check_layout(env, fingerprint, what=what)
+    return env
+
+
+def check_layout(env: FlatEnv, fingerprint: str, *, what: str) -> None:
+    """RunError unless `env` has the observation layout and action bounds that `what` was made for."""
     described = describe(env)
     spec = StoreSpec.from_terms(described["observation"], described["action_low"], described["action_high"])
     if spec.layout_fingerprint != fingerprint:
         terms = ", ".join(f"{term.name}[{term.length}]" for term in spec.observation)
         raise RunError(
-            f"{what} was made for another layout than environment {env_spec['id']} has "
+            f"{what} was made for another layout than environment {env.env_id} has "
             f"({spec.observation_size} observation entries: {terms}; {spec.action_size} action entries): "
             "give the --env that it was made for"
         )
-    return env

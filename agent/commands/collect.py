@@ -14,6 +14,7 @@ import numpy as np
 
 from agent.console import messages, progress, results, write_json
 from agent.errors import ConfigError
+from agent.evaluate import check_layout
 from agent.process import StopSignal
 from envs.catalog import lookup
 from envs.experts import EXPERTS, Expert, WaypointExpert
@@ -114,6 +115,7 @@ def make_policy(
         expert = WaypointExpert(env, rng, args.expert) if name == "waypoint" else EXPERTS[name](env, rng)
     else:
         runner = PolicyRunner(args.policy)
+        check_layout(env, runner.contract.layout_fingerprint, what=f"policy {runner.contract.policy_id}")
         if not runner.stochastic:
             return runner.act, None
 
