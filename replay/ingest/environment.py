@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import warnings
 from typing import Any
@@ -73,7 +75,8 @@ def environment_spaces(env: dict[str, Any]) -> tuple[Any, Any]:
 
 def _gymnasium() -> Any:
     """Gymnasium with the robotics environments registered, where they are installed."""
-    with warnings.catch_warnings():
+    # gymnasium-robotics prints a notice about Adroit to stderr when it is imported.
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             import gymnasium
