@@ -46,12 +46,21 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, A
     for stale in folder.glob(".tmp-*"):
         shutil.rmtree(stale)
     final = folder / f"{step:09d}"
-    if final.exists():
-        if is_loadable(final):
-            # A resume that stopped at once: the state after `step` updates is already on disk.
-            return final
+    if final.exists() and not is_loadable(final):
         shutil.rmtree(final)
-    temporary = folder / f".tmp-{step:09d}-{os.getpid()}"
+    # A resume that stops at once finds the state after `step` updates on disk already.
+    if not final.exists():
+        _write(final, tensors, state)
+    write_atomic(folder / "LATEST", final.name.encode())
+    for old in complete(folder)[:-keep]:
+        # Corrupt ones with a higher number must not push out what was just saved.
+        if old != final:
+            shutil.rmtree(old)
+    return final
+
+
+def _write(final: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    temporary = final.with_name(f".tmp-{final.name}-{os.getpid()}")
     temporary.mkdir()
     payloads = {
         "tensors.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}),
@@ -65,11 +74,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, A
             os.fsync(file.fileno())
     sync_directory(temporary)
     temporary.rename(final)
-    sync_directory(folder)
-    write_atomic(folder / "LATEST", final.name.encode())
-    for old in complete(folder)[:-keep]:
-        shutil.rmtree(old)
-    return final
+    sync_directory(final.parent)
 
 
 def complete(folder: Path) -> list[Path]:
@@ -116,7 +121,12 @@ def load(path: Path) -> Checkpoint:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint {path} is not of the format {FORMAT}: use the Slipway that wrote it")
     contents = {}
-    for name, digest in manifest["files"].items():
+    digests = manifest.get("files")
+    if not isinstance(digests, dict) or set(digests) != {"tensors.safetensors", "state.json"}:
+        raise CheckpointError(
+            f"checkpoint {path / 'manifest.json'} is corrupt: it does not name the checkpoint's files"
+        )
+    for name, digest in digests.items():
         try:
             data = (path / name).read_bytes()
         except OSError as error:
@@ -124,8 +134,9 @@ def load(path: Path) -> Checkpoint:
         if hashlib.sha256(data).hexdigest() != digest:
             raise CheckpointError(f"checkpoint file {path / name} is corrupt (sha256 differs from its manifest)")
         contents[name] = data
-    return Checkpoint(
-        name=path.name,
-        tensors=safetensors.torch.load(contents["tensors.safetensors"]),
-        state=json.loads(contents["state.json"]),
-    )
+    try:
+        tensors = safetensors.torch.load(contents["tensors.safetensors"])
+        state = json.loads(contents["state.json"])
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} holds no tensors or no state in this format: {error}") from error
+    return Checkpoint(name=path.name, tensors=tensors, state=state)
