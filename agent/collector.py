@@ -16,7 +16,7 @@ import numpy as np
 
 from agent.board import Board, CollectorSlot, Phase, Slot
 from agent.config import TrainConfig
-from agent.errors import SLIPWAY_ERRORS
+from agent.errors import SLIPWAY_ERRORS, RunError
 from agent.process import StopSignal, die_with_parent
 from agent.publish import policy_path
 from agent.run_directory import RunDirectory
@@ -30,6 +30,7 @@ from replay.stream import StreamWriter
 
 COLLECTOR_BRANCH = 1_000
 PAUSE_SECONDS = 0.001
+FAULTS_WITHOUT_PROGRESS = 5
 
 
 class LatestPolicy:
@@ -75,6 +76,23 @@ class Pacer:
             base_updates=board[Slot.LIMITER_UPDATES],
         )
         return board.phase == Phase.ONLINE and limiter.may_collect(steps, board[Slot.ONLINE_UPDATES])
+
+
+class FaultBudget:
+    """Tells an environment that faults now and then from one that never gets anywhere."""
+
+    def __init__(self) -> None:
+        self._faults, self._steps = 0, -1
+
+    def spend(self, fault: EnvFault, steps: int) -> None:
+        """Note a fault after `steps` stored steps; RunError where too many came with no step between them."""
+        self._faults = self._faults + 1 if steps == self._steps else 1
+        self._steps = steps
+        if self._faults > FAULTS_WITHOUT_PROGRESS:
+            raise RunError(
+                f"{fault} ({self._faults} faults without a step between them): mend the environment; "
+                "the same command then resumes"
+            )
 
 
 def collect(
@@ -140,9 +158,10 @@ def main(run_path: str, index: str, parent: str) -> int:
 
         def replace(fault: EnvFault) -> FlatEnv:
             run.event("env_fault", str(fault), collector=number)
+            budget.spend(fault, writer.steps)
             return build()
 
-        env = build()
+        env, budget = build(), FaultBudget()
         store = Store.open(run.replay)
         with store.writer(f"collector-{number:03d}", durability=config.online.durability) as writer:
             slots = board.collector(number)
