@@ -35,23 +35,23 @@ from export.verify import verify
 from replay.statistics import returns
 from replay.store import Store
 
-ENV = "PointMaze_Medium-v3"
-MEDIOCRE = WaypointConfig(noise=0.5, speed=0.5, random_episode_fraction=0.3)
+ENV = "PointMaze_UMaze-v3"
+MEDIOCRE = WaypointConfig(speed=0.25, speed_spread=0.2, noise=1.0, random_episode_fraction=0.65)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
     """Sizes of the demo; the defaults are what README's table was made with."""
 
-    dataset_steps: int = 20_000
+    dataset_steps: int = 10_000
     """Logged environment steps."""
-    time_limit: int = 200
+    time_limit: int = 150
     """Steps an episode may take, in the data, online and in evaluation."""
     expert: WaypointConfig = field(default_factory=lambda: MEDIOCRE)
     """The scripted controller, mediocre on purpose."""
-    pretrain_steps: int = 15_000
+    pretrain_steps: int = 12_000
     """Offline updates."""
-    online_steps: int = 40_000
+    online_steps: int = 36_000
     """Online environment steps, warm-up included."""
     evaluation_episodes: int = 300
     """Episodes behind each figure of the table."""
@@ -68,8 +68,10 @@ def train_config(settings: DemoSettings, *, replay: Path, out: Path, seed: int) 
         seed=seed,
         pretrain_steps=settings.pretrain_steps,
         online_steps=settings.online_steps,
-        algorithm=dataclasses.replace(base.algorithm, hidden=(128, 128), batch_size=128),
-        online=OnlineConfig(warmup_steps=2_000, utd=1.0, tolerance_steps=500),
+        algorithm=dataclasses.replace(
+            base.algorithm, hidden=(128, 128), batch_size=128, learning_rate=1e-3, target_rate=0.02
+        ),
+        online=OnlineConfig(warmup_steps=3_000, utd=0.5, offline_fraction=0.25, tolerance_steps=500),
         evaluation=EvaluationConfig(
             episodes=40, final_episodes=settings.evaluation_episodes, every_steps=max(1, settings.online_steps // 6)
         ),

@@ -8,7 +8,6 @@ never names rows that a power loss could take away.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -224,7 +223,8 @@ class Learner:
                     f"{name} is not finite after {self.algorithm.updates} updates; the last good checkpoint in "
                     f"{self.run.checkpoints} stands: lower --algorithm.learning-rate or check the rewards' scale"
                 )
-        watermark = self.sync_online_store()
+        # First: what the checkpoint has seen must outlive it.
+        watermark = Store.open(self.run.replay).sync()
         online = self.mixed.state_dict() if self.mixed is not None else self._online_state
         checkpoint.save(
             self.run.checkpoints,
@@ -243,21 +243,6 @@ class Learner:
             },
             keep=self.config.checkpoint.keep,
         )
-
-    def sync_online_store(self) -> dict[str, int]:
-        """Make the online store durable and return its heads, rows by stream."""
-        if not self.run.replay.exists():
-            return {}
-        reader = Store.open(self.run.replay).reader()
-        heads = {name: int(head) for name, head in reader.heads.items()}
-        for path in self.run.replay.glob("streams/*/*/c/**/*"):
-            if path.is_file():
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-        return heads
 
     def restore(self) -> bool:
         """Continue from the newest loadable checkpoint; False where there is none."""

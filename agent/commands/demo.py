@@ -41,7 +41,7 @@ def run(args: Args) -> int:
         return 0
     rows = [cells(label, record) for label in ("dataset", "pretrained", "finetuned", "deployed")]
     columns = ["policy", "mean return", "95% interval", "score", "episodes"]
-    results.print(table("What became of the logged data (PointMaze_Medium-v3, return 1 = goal reached)", columns, rows))
+    results.print(table("What became of the logged data (PointMaze_UMaze-v3, return 1 = goal reached)", columns, rows))
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record["stages_s"].items())
     results.print(f"{record['wall_s']:.0f} s in all: {stages}")
     results.print(f"bundle: {record['bundle']}\nreport: {record['report']}", soft_wrap=True)
