@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -144,6 +145,9 @@ def from_toml(path: Path) -> TrainConfig:
 
 def validate(config: TrainConfig) -> None:
     """ConfigError naming the first field whose value cannot work."""
+    for name, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name} is {value} but must be finite")
     for name, holds, rule in config.rules():
         if not holds:
             raise ConfigError(f"{name} is {flatten(config)[name]} but {rule}")
