@@ -54,7 +54,7 @@ def save_and_die(folder: Path, at_line: int, report: int) -> None:
 
 
 def main(root: Path) -> None:
-    # A killed process loses nothing that it has written: what fsync adds is for power losses, and takes most of the time.
+    # A killed process loses nothing that it has written: fsync is for power losses, and takes most of the time.
     os.fsync = lambda _descriptor: None
     at_line = 0
     while True:
