@@ -17,7 +17,7 @@ import tyro
 
 from agent.console import progress, results, write_json
 from envs.catalog import lookup
-from replay.ingest import ingest, recorded_environment
+from replay.ingest import ingest, recorded_environment, slipway
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Args:
     max_episode_steps: int = 0
     """Time limit of the recorded episodes, where the source does not mark them."""
     terminate_on: str = ""
-    """Info whose first non-zero value ends an episode for good, e.g. success. Empty: as the environment's task asks;
-    none: as recorded."""
+    """Info whose first non-zero value ends an episode for good, e.g. success. Empty: as the environment's task asks,
+    another Slipway store as recorded; none: as recorded."""
     clip_actions: bool = False
     """Clip actions into their bounds instead of refusing those outside."""
     json: bool = False
@@ -65,9 +65,14 @@ def ingest_with_progress(args: Args) -> dict[str, Any]:
 
 
 def terminate_on(args: Args) -> str | None:
-    """The info that ends episodes: as asked, or as the environment's task wants it."""
+    """The info that ends episodes: as asked, or as the environment's task wants it.
+
+    Slipway's own stores tell exactly how each episode ended, those of a policy that never reaches its goal included.
+    """
     if args.terminate_on:
         return None if args.terminate_on == "none" else args.terminate_on
+    if slipway.matches(args.source):
+        return None
     recorded = {"id": args.env} if args.env else recorded_environment(args.source)
     return lookup(recorded["id"]).terminate_on if recorded and recorded.get("id") else None
 
