@@ -102,7 +102,9 @@ class Demo:
         if not outcome["finished"]:
             raise RunError(f"stopped; everything is saved: the same command goes on from {self.out}")
         with self._stage("export", "exporting and comparing with the trained network"):
-            export_run(self.run, self.bundle)
+            # An export names the commit it was made by, so a later one of the same weights may differ.
+            if not self.bundle.exists():
+                export_run(self.run, self.bundle)
             verify(self.bundle)
         with self._stage("deploy", "flying the exported policy in the control loop"):
             deployed = self.deploy()
