@@ -61,14 +61,19 @@ class _PlainBar:
     def __init__(self, name: str, total: float | None) -> None:
         self._name, self._total = name, total
         self._said = time.monotonic()
+        self._line = ""
 
     def __call__(self, done: float, *, total: float | None = None, note: str = "") -> None:
         self._total = self._total if total is None else total
         now = time.monotonic()
-        if now - self._said >= PLAIN_SECONDS:
-            self._said = now
-            of = f" of {self._total:,.0f}" if self._total else ""
-            messages.print(f"{self._name}: {done:,.0f}{of}{f' · {note}' if note else ''}", markup=False)
+        if now - self._said < PLAIN_SECONDS:
+            return
+        self._said = now
+        of = f" of {self._total:,.0f}" if self._total else ""
+        line = f"{self._name}: {done:,.0f}{of}{f' · {note}' if note else ''}"
+        if line != self._line:
+            messages.print(line, markup=False)
+        self._line = line
 
 
 @contextmanager
