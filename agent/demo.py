@@ -36,7 +36,7 @@ from replay.statistics import returns
 from replay.store import Store
 
 ENV = "PointMaze_UMaze-v3"
-MEDIOCRE = WaypointConfig(speed=0.25, speed_spread=0.2, noise=1.0, random_episode_fraction=0.65)
+MEDIOCRE = WaypointConfig(speed=0.25, speed_spread=0.2, noise=1.0, random_episode_fraction=0.7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ class DemoSettings:
     """Steps an episode may take, in the data, online and in evaluation."""
     expert: WaypointConfig = field(default_factory=lambda: MEDIOCRE)
     """The scripted controller, mediocre on purpose."""
-    pretrain_steps: int = 12_000
+    pretrain_steps: int = 15_000
     """Offline updates."""
-    online_steps: int = 36_000
+    online_steps: int = 60_000
     """Online environment steps, warm-up included."""
     evaluation_episodes: int = 300
     """Episodes behind each figure of the table."""
