@@ -73,8 +73,10 @@ def accelerator() -> str:
     """What torch can train on, without importing torch where it is absent."""
     if version_of("torch") is None:
         return "none (torch is not installed: this is a device install)"
-    import torch
-
+    try:
+        import torch
+    except ImportError as error:
+        return f"unknown: torch is installed but cannot be imported ({error})"
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none (CPU)"
 
 
