@@ -36,15 +36,18 @@ def sync_directory(path: Path) -> None:
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append one JSON line in a single write, so that several processes may share the file."""
     line = (json.dumps(record, separators=(",", ":")) + "\n").encode()
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, line)
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        # A line that a power loss or a full disk cut short must not swallow this one.
+        torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+        os.write(descriptor, b"\n" + line if torn else line)
     finally:
         os.close(descriptor)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All complete JSON lines of `path`; a last line cut short by a crash is left out. Missing file: empty list."""
+    """All complete JSON lines of `path`; one that was cut short is left out. Missing file: empty list."""
     if not path.exists():
         return []
     records = []
