@@ -61,7 +61,8 @@ def learning_curve(facts: Facts) -> Picture | None:
         means = np.array([p[2] for p in points])
         bounds = np.array([p[3] or (p[2], p[2]) for p in points])
         axes.fill_between(steps, bounds[:, 0], bounds[:, 1], color=FINETUNED, alpha=0.15, linewidth=0)
-        axes.plot(steps, means, color=FINETUNED, marker="o", markersize=4, label="fine-tuning, 95% interval")
+        tuning = "fine-tuning, 95% interval" if len(points) > 1 else None
+        axes.plot(steps, means, color=FINETUNED, marker="o", markersize=4, label=tuning)
         if len(points) <= MOST_ERROR_BARS:
             axes.vlines(steps, bounds[:, 0], bounds[:, 1], color=FINETUNED, linewidth=1.2)
         if points[0][1].key == "pretrained":
@@ -231,7 +232,7 @@ def training_panel(facts: Facts, name: str, title: str, group: Sequence[Series])
         if any(s.wide_range for s in group) and shown.min() > 0 and shown.max() / shown.min() > 30:
             axes.set_yscale("log")
         elif shown.min() >= 0:
-            axes.set_ylim(0, None if shown.max() > 0 else 1)
+            axes.set_ylim(*((0, None) if shown.max() > 0 else (-0.03, 1)))
         axes.set_xlim(0, None)
         axes.set_xlabel("updates")
         axes.xaxis.set_major_formatter(thousands)
