@@ -14,7 +14,7 @@ import numpy as np
 from agent.config import TrainConfig
 from agent.errors import RunError
 from agent.files import read_lines
-from agent.run_directory import RunDirectory
+from agent.run_directory import TURNING_POINTS, RunDirectory
 from agent.scores import summarize, wilson
 from envs.catalog import Task, lookup, normalized_score
 from envs.errors import EnvError
@@ -24,7 +24,6 @@ from replay.reader import StoreReader
 from replay.store import Store
 
 # Turning points of a run that are no incidents: it was stopped and went on.
-TURNING_POINTS = frozenset({"resumed", "limiter_rebased"})
 RESULT_KEYS = ("episodes", "mean", "ci", "normalized", "success", "length", "steps_to_goal")
 
 

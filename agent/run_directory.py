@@ -20,6 +20,10 @@ from agent.errors import RunError
 from agent.files import append_line, read_lines, write_atomic
 
 
+# Events that mark the run's way; every other kind is an incident.
+TURNING_POINTS = frozenset({"resumed", "limiter_rebased"})
+
+
 class RunDirectory:
     """Paths and small records of one run."""
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from agent.console import results, table, write_json
 from agent.errors import RunError
 from agent.files import read_lines
-from agent.run_directory import RunDirectory
+from agent.run_directory import TURNING_POINTS, RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,9 @@ def gather(directory: RunDirectory) -> dict[str, Any]:
     events = read_lines(directory.events)
     evaluations = directory.evaluations()
     status["running"] = not status["stopped"] and alive(status["pid"])
-    status["incidents"] = sum(event["kind"] != "resumed" for event in events)
-    status["last_incident"] = events[-1]["message"] if events else None
+    incidents = [event for event in events if event["kind"] not in TURNING_POINTS]
+    status["incidents"] = len(incidents)
+    status["last_incident"] = incidents[-1]["message"] if incidents else None
     status["last_evaluation"] = evaluations[-1] if evaluations else None
     return status
 
