@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from agent.console import messages, results, write_json
-from agent.exporting import export_run
+from agent.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,10 @@ class Args:
 
 def run(args: Args) -> int:
     """Export and print what was checked."""
+    RunDirectory(args.run).load_config()
+    # Only here: neither --help nor a wrong path waits for torch.
+    from agent.exporting import export_run
+
     with messages.status("exporting and comparing with the trained network"):
         outcome = export_run(args.run, args.out)
     if args.json:
