@@ -16,8 +16,8 @@ TIMEOUT_SECONDS = 240.0
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The caller's environment with `extra` over it; the command's output is not coloured and not wrapped early."""
-    return {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", **(extra or {})}
+    """The caller's environment with `extra` over it: no colours, lines of one width, and no network."""
+    return {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", "HF_HUB_OFFLINE": "1", **(extra or {})}
 
 
 def run(

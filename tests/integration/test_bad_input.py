@@ -1,0 +1,293 @@
+"""Bad input: one line that names the culprit and the mend, exit code 2, and nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from replay.schema import StoreSpec
+from replay.store import Store
+from tests.integration.command import outcome, refusal, run
+from tests.integration.conftest import ENV, SMALL, Made
+
+MAZE = ("--env", ENV, "--terminate-on", "none")
+TRAIN = ("train", "--replay", "data.zarr", "--out", "never")
+
+
+@pytest.fixture(scope="module")
+def here(place: Path, trained: Made, bundle: Made) -> Path:
+    """The working directory, with good artefacts to give the bad ones a setting."""
+    (place / "notes").mkdir()
+    (place / "notes" / "shopping.txt").write_text("bread")
+    (place / "unknown_key.toml").write_text("pretrain_steps = 10\n[algorithm]\nexpectil = 0.7\n")
+    (place / "wrong_type.toml").write_text('pretrain_steps = "many"\n')
+    (place / "broken.toml").write_text("pretrain_steps = = 10\n")
+    empty = Store.create(place / "empty.zarr", Store.open(place / "data.zarr").spec)
+    assert empty.num_steps == 0
+    return place
+
+
+def change(index: Any, value: float) -> Callable[[np.ndarray], np.ndarray]:
+    """A copy with one entry changed."""
+
+    def changed(array: np.ndarray) -> np.ndarray:
+        copy = array.copy()
+        copy[index] = value
+        return copy
+
+    return changed
+
+
+def write_npz(
+    path: Path, *, steps: int = 40, **changes: Callable[[np.ndarray], np.ndarray] | np.ndarray | None
+) -> Path:
+    """Flat arrays of two episodes that fit the maze, `changes` apart; None leaves an array out."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {
+        "observations": rng.standard_normal((steps, 8)).astype(np.float32),
+        "actions": rng.uniform(-1.0, 1.0, (steps, 2)).astype(np.float32),
+        "rewards": np.zeros(steps, np.float32),
+        "terminals": np.zeros(steps, bool),
+        "timeouts": np.arange(steps) % 20 == 19,
+    }
+    for name, changed in changes.items():
+        if changed is None:
+            del arrays[name]
+        else:
+            arrays[name] = changed(arrays[name]) if callable(changed) else changed
+    np.savez(path, **arrays)
+    return path
+
+
+# --- what the command is given --------------------------------------------------------------------------------------
+
+ARGUMENTS: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
+    "unknown verb": (("trian", "--out", "never"), ("'trian'", "slipway train")),
+    "unknown flag": ((*TRAIN, "--pretrain-stepz", 5), ("--pretrain-stepz", "--pretrain-steps")),
+    "missing flag": (("collect", "--env", ENV, "--steps", 5), ("--out",)),
+    "not a number": (("collect", "--env", ENV, "--steps", "many", "--out", "never"), ("--steps", "many")),
+    "unknown choice": ((*TRAIN, "--online.durability", "eternal"), ("--online.durability", "eternal", "interval")),
+    "unknown preset": ((*TRAIN, "--preset", "pointmase"), ("pointmase", "pointmaze")),
+    "unknown key": (
+        ("train", "unknown_key.toml", *TRAIN[1:]), ("algorithm.expectil", "unknown_key.toml", "'expectile'"),
+    ),
+    "wrong type": (("train", "wrong_type.toml", *TRAIN[1:]), ("pretrain_steps", "wrong_type.toml", "'many'", "int")),
+    "broken TOML": (("train", "broken.toml", *TRAIN[1:]), ("broken.toml", "line 1")),
+    "missing TOML": (("train", "nowhere.toml", *TRAIN[1:]), ("nowhere.toml",)),
+    "expectile above 1": ((*TRAIN, "--algorithm.expectile", 1.5), ("algorithm.expectile", "1.5", "(0, 1)")),
+    "no learning rate": ((*TRAIN, "--algorithm.learning-rate", "nan"), ("algorithm.learning_rate", "nan")),
+    "no steps": (("collect", "--env", ENV, "--steps", 0, "--out", "never"), ("--steps", "0")),
+    "only warm-up": ((*TRAIN, "--online-steps", 200, *SMALL), ("200", "--online.warmup-steps")),
+    "no store named": (("train", "--out", "never"), ("--replay", "slipway ingest")),
+    "no run named": (("train", "--replay", "data.zarr"), ("--out",)),
+    "pretrain with online steps": (("pretrain", *TRAIN[1:], "--online-steps", 900), ("--online-steps", "finetune")),
+    "unknown environment": (
+        ("collect", "--env", "PointMaze_UMazee-v3", "--steps", 5, "--out", "never"),
+        ("PointMaze_UMazee-v3", "did you mean", ENV),
+    ),
+    "unknown environment to train in": ((*TRAIN, "--env", "PointMaz-v3"), ("PointMaz-v3", "did you mean")),
+    "environment of no module": (
+        ("collect", "--env", "no_such_module:Env-v0", "--steps", 5, "--out", "never"), ("no_such_module",),
+    ),
+    "discrete actions": (
+        ("collect", "--env", "CartPole-v1", "--policy", "random", "--steps", 5, "--out", "never"),
+        ("CartPole-v1", "Discrete(2)", "continuous"),
+    ),
+    "no expert": (
+        ("collect", "--env", "AdroitHandDoor-v1", "--steps", 5, "--out", "never"),
+        ("AdroitHandDoor-v1", "--policy random"),
+    ),
+    "policy for another task": (
+        ("collect", "--env", "AdroitHandDoor-v1", "--policy", "maze.policy", "--steps", 5, "--out", "never"),
+        ("AdroitHandDoor-v1", "another layout", "--env"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_bad_argument_is_named_with_its_mend(name: str, here: Path) -> None:
+    arguments, words = ARGUMENTS[name]
+    line = refusal(*arguments, cwd=here)
+    assert not [word for word in words if word not in line], line
+
+
+# --- what is already there ------------------------------------------------------------------------------------------
+
+PLACES: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
+    "missing store": (("train", "--replay", "nowhere.zarr", "--out", "never"), ("nowhere.zarr", "slipway ingest")),
+    "folder for a store": (("train", "--replay", "notes", "--out", "never"), ("notes", "slipway ingest")),
+    "empty store": (("train", "--replay", "empty.zarr", "--out", "never"), ("empty.zarr", "no transition", "collect")),
+    "store of another task": (
+        (*TRAIN, "--env", "AdroitHandDoor-v1"), ("data.zarr", "AdroitHandDoor-v1", "39", "28", "--env"),
+    ),
+    "run of another configuration": (
+        ("train", "--replay", "data.zarr", "--out", "run", *SMALL, "--seed", 3),
+        ("run", "seed: 0 → 3", "another --out"),
+    ),
+    "foreign folder for a run": (("train", "--replay", "data.zarr", "--out", "notes"), ("notes", "another --out")),
+    "file for a run": (("train", "--replay", "data.zarr", "--out", "broken.toml"), ("broken.toml", "another --out")),
+    "collect over a store": (
+        ("collect", "--env", ENV, "--steps", 5, "--out", "data.zarr"), ("data.zarr", "another name"),
+    ),
+    "ingest over another store": (("ingest", "data.zarr", "--out", "log.zarr"), ("log.zarr", "another output")),
+    "ingest over a folder": (("ingest", "log.zarr", "--out", "notes"), ("notes", "another output")),
+    "ingest of a folder": (("ingest", "notes", "--out", "never"), ("notes", "shopping.txt", "Minari")),
+    "ingest of a text": (("ingest", "broken.toml", "--out", "never"), ("broken.toml", "no known kind")),
+    "unknown dataset": (
+        ("ingest", "D4RL/dor/human-v2", "--out", "never"), ("D4RL/dor/human-v2", "MINARI_DATASETS_PATH"),
+    ),
+    "unknown source": (("ingest", "data.zar", "--out", "never"), ("data.zar", "data.zarr")),
+    "finetune of no run": (("finetune", "notes", "--online-steps", 900), ("notes", "slipway train")),
+    "finetune of nothing": (("finetune", "nowhere", "--online-steps", 900), ("nowhere", "slipway train")),
+    "finetune into warm-up": (("finetune", "run", "--online-steps", 100), ("100", "--online-steps")),
+    "status of no run": (("status", "notes"), ("notes", "slipway train")),
+    "replay info of no store": (("replay", "info", "notes"), ("notes", "slipway ingest")),
+    "export of no run": (("export", "notes", "--out", "never"), ("notes", "slipway train")),
+    "eval of nothing": (("eval", "nowhere"), ("nowhere", "bundle")),
+    "eval in another task": (
+        ("eval", "maze.policy", "--env", "AdroitHandDoor-v1"), ("AdroitHandDoor-v1", "39", "--env"),
+    ),
+    "eval of no episode": (("eval", "maze.policy", "--episodes", 0), ("--episodes", "0")),
+    "verify of a folder": (("verify", "notes"), ("manifest.json",)),
+    "deploy of nothing": (("deploy", "nowhere"), ("nowhere",)),
+    "deploy in another task": (("deploy", "maze.policy", "--env", "AdroitHandDoor-v1"), ("AdroitHandDoor-v1", "--env")),
+    "deploy on both": (
+        ("deploy", "maze.policy", "--env", ENV, "--robot", "a:b", "--rate", 10), ("--env", "--robot", "exclude"),
+    ),
+    "record into a folder": (("deploy", "maze.policy", "--episodes", 1, "--record", "notes"), ("notes",)),
+    "robot without a rate": (("deploy", "maze.policy", "--robot", "a:b"), ("--robot", "--rate")),
+    "robot without a factory": (("deploy", "maze.policy", "--robot", "arm", "--rate", 10), ("'arm'", "module:factory")),
+    "robot of no module": (
+        ("deploy", "maze.policy", "--robot", "arm:make", "--rate", 10), ("arm:make", "no module named arm"),
+    ),
+    "robot of no factory": (("deploy", "maze.policy", "--robot", "json:make", "--rate", 10), ("json", "no make")),
+    "robot that is none": (("deploy", "maze.policy", "--robot", "builtins:dict", "--rate", 10), ("dict", "read()")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_what_does_not_fit_is_named_with_its_mend(name: str, here: Path) -> None:
+    arguments, words = PLACES[name]
+    line = refusal(*arguments, cwd=here)
+    assert not [word for word in words if word not in line], line
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+DATA: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "NaN in an observation": ({"observations": change((7, 3), np.nan)}, ("observations", "step 7", "column 3", "nan")),
+    "infinity in a reward": ({"rewards": change(25, np.inf)}, ("rewards", "episode 1", "step 5", "inf")),
+    "NaN in an action": ({"actions": change((9, 1), np.nan)}, ("actions", "step 9", "nan")),
+    "action out of bounds": (
+        {"actions": change((9, 1), 3.0)}, ("actions", "step 9", "dimension 1", "3", "[-1, 1]", "clip"),
+    ),
+    "no step": ({"steps": 0}, ("rewards", "empty")),
+    "another observation size": ({"observations": np.zeros((40, 9), np.float32)}, ("observations", "9", "8", ENV)),
+    "another action size": ({"actions": np.zeros((40, 3), np.float32)}, ("actions", "3", "2", ENV)),
+    "arrays of different lengths": ({"rewards": np.zeros(39, np.float32)}, ("rewards", "39", "40")),
+    "no actions": ({"actions": None}, ("actions",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_bad_data_is_named_by_column_and_step(name: str, tmp_path: Path) -> None:
+    changes, words = DATA[name]
+    write_npz(tmp_path / "bad.npz", **changes)
+    line = refusal("ingest", "bad.npz", "--out", "never.zarr", *MAZE, cwd=tmp_path)
+    assert not [word for word in ("bad.npz", *words) if word not in line], line
+
+
+def test_data_without_any_episode_end_is_refused_by_ingest(tmp_path: Path) -> None:
+    write_npz(tmp_path / "endless.npz", timeouts=np.zeros(40, bool))
+    line = refusal("ingest", "endless.npz", "--out", "never.zarr", cwd=tmp_path)
+    assert "no episode end of any kind" in line
+    assert "max_episode_steps" in line
+
+
+def test_a_store_without_any_episode_end_is_refused_by_train(here: Path) -> None:
+    good = Store.open(here / "data.zarr").spec
+    rng = np.random.default_rng(0)
+    with Store.create(here / "endless.zarr", good).writer("device") as writer:
+        for step in range(50):
+            writer.append(
+                rng.standard_normal(8), rng.uniform(-1, 1, 2), 0.0, terminated=False, truncated=False,
+                next_observation=np.zeros(8), first=step == 0, info={"success": 0.0},
+            )  # fmt: skip
+        writer.cut(np.zeros(8))
+    line = refusal("train", "--replay", "endless.zarr", "--out", "never", *SMALL, cwd=here)
+    assert "endless.zarr" in line
+    assert "no episode that came to an end" in line
+
+
+def test_a_store_of_another_action_range_is_refused_by_train(here: Path) -> None:
+    spec = Store.open(here / "data.zarr").spec
+    wider = StoreSpec.from_terms(spec.terms(), [-2.0, -2.0], [2.0, 2.0], info=spec.info, env=spec.env)
+    with Store.create(here / "wider.zarr", wider).writer("x") as writer:
+        writer.append_episode(
+            np.zeros((6, 8), np.float32), np.zeros((5, 2), np.float32), np.zeros(5), terminated=False, truncated=True,
+            info={"success": np.zeros(5)},
+        )  # fmt: skip
+    line = refusal("train", "--replay", "wider.zarr", "--out", "never", *SMALL, cwd=here)
+    assert "wider.zarr" in line
+    assert "another layout" in line
+
+
+# --- damaged and missing artefacts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["policy.onnx", "golden.npz", "manifest.json", "manifest.sha256"])
+def test_a_truncated_file_of_a_bundle_is_named(name: str, here: Path, tmp_path: Path) -> None:
+    shutil.copytree(here / "maze.policy", tmp_path / "cut.policy")
+    damaged = tmp_path / "cut.policy" / name
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    for command in (("verify", "cut.policy"), ("deploy", "cut.policy", "--record", "never.zarr")):
+        line = refusal(*command, cwd=tmp_path)
+        assert name in line or (name == "manifest.sha256" and "manifest.json" in line)
+        assert "export it again" in line
+
+
+def test_a_truncated_published_policy_is_named(here: Path, tmp_path: Path) -> None:
+    (published,) = sorted((here / "run" / "policies").glob("v*.onnx"))[-1:]
+    for path in (published, published.with_name(published.name + ".sha256")):
+        shutil.copy(path, tmp_path)
+    (tmp_path / published.name).write_bytes(published.read_bytes()[:3000])
+    for verb in ("verify", "deploy", "eval"):
+        assert published.name in refusal(verb, published.name, cwd=tmp_path)
+
+
+def test_a_run_without_a_checkpoint_cannot_be_exported(here: Path) -> None:
+    started = here / "started"
+    shutil.copytree(here / "run", started, ignore=shutil.ignore_patterns("0*", "LATEST", "v0*", "replay.zarr"))
+    line = refusal("export", "started", "--out", "never.policy", cwd=here)
+    assert "started" in line
+    assert "no checkpoint" in line
+    assert "slipway train" in line
+    for verb in ("verify", "eval", "deploy"):
+        assert "no policy yet" in refusal(verb, "started", cwd=here)
+
+
+def test_nothing_named_never_was_made(here: Path) -> None:
+    """Runs last: no refused command of this file left its --out, or a part of one, behind."""
+    assert not [path.name for path in here.iterdir() if "never" in path.name]
+
+
+def test_verify_refuses_and_then_accepts_a_repaired_bundle(here: Path, tmp_path: Path) -> None:
+    shutil.copytree(here / "maze.policy", tmp_path / "b")
+    model = (tmp_path / "b" / "policy.onnx").read_bytes()
+    flipped = bytearray(model)
+    flipped[len(model) // 2] ^= 1
+    (tmp_path / "b" / "policy.onnx").write_bytes(flipped)
+    assert "policy.onnx" in refusal("verify", "b", cwd=tmp_path)
+    (tmp_path / "b" / "policy.onnx").write_bytes(model)
+    assert outcome("verify", "b", cwd=tmp_path)["checksums"] == "ok"
+
+
+def test_without_a_verb_the_overview_says_how_to_start(here: Path) -> None:
+    done = run(cwd=here)
+    assert done.returncode == 2
+    assert "slipway demo" in done.stdout
