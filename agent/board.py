@@ -1,6 +1,7 @@
 """The control board: one small mapped file of counters that the processes of a run share.
 
-Each slot has one writer, is an aligned int64 and is read without a lock, so a reader sees the old value or the new.
+Each slot is an aligned int64 that one process at a time writes (the supervisor before it starts the owner) and anyone
+reads without a lock, so a reader sees the old value or the new.
 Slots are hints for pacing and display; what must survive is in the store and in checkpoints.
 """
 
@@ -23,10 +24,9 @@ class Phase(IntEnum):
 
     STARTING = 0
     PRETRAIN = 1
-    EVALUATE = 2
-    WARMUP = 3
-    ONLINE = 4
-    DONE = 5
+    WARMUP = 2
+    ONLINE = 3
+    DONE = 4
 
 
 class Slot(IntEnum):
@@ -50,8 +50,6 @@ class Slot(IntEnum):
     """Learner: online updates at that point."""
     LEARNER_WAIT_NS = 8
     """Learner: total time spent waiting for collectors."""
-    READY = 9
-    """Supervisor: 1 once J(π0) has been measured and collection may start."""
 
 
 class CollectorSlot(IntEnum):

@@ -6,6 +6,7 @@ limiter, and survives its environment's faults: the episode is cut before the fa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -127,6 +128,9 @@ def collect(
             if observation is not None and not first:
                 writer.cut(observation)
             slots[CollectorSlot.FAULTS] += 1
+            with contextlib.suppress(Exception):
+                # A faulty environment may fail to close as well; it is gone either way.
+                env.close()
             env, observation = replace_env(fault), None
             continue
         writer.append(

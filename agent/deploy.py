@@ -47,12 +47,15 @@ class SimulatedRobot:
         if self._reset_due or self._action is None:
             observation, _ = self._env.reset(seed=int(self._rng.integers(2**31)))
             self._reset_due, self._reached = False, 0.0
+            self._action = None
             return Reading(observation=observation, t_mono=time.monotonic(), first=True)
+        # Until the step has come back well: after a fault the next read begins a new episode.
+        self._reset_due = True
         observation, reward, terminated, truncated, info = self._env.step(self._action)
         self._action = None
+        self._reset_due = terminated or truncated
         self._reached = max(self._reached, float(info.get("success", 0.0)))
-        if terminated or truncated:
-            self._reset_due = True
+        if self._reset_due:
             self.successes.append(self._reached)
         return Reading(
             observation=observation, t_mono=time.monotonic(), reward=reward, terminated=terminated, truncated=truncated
@@ -114,7 +117,7 @@ class StoreRecorder:
     def __init__(self, path: Path, contract: Contract) -> None:
         if path.exists():
             store = Store.open(path)
-            if store.spec.layout_fingerprint != contract.layout_fingerprint:
+            if store.spec.layout_fingerprint != spec_of_contract(contract).layout_fingerprint:
                 raise RunError(f"--record {path} was made for another layout than this policy has: name another store")
         else:
             store = Store.create(path, spec_of_contract(contract))

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from agent.errors import SLIPWAY_ERRORS
 from agent.evaluate import evaluate, evaluation_rng
+from agent.policies import scoring_spec
 from agent.process import die_with_parent
 from agent.publish import policy_path
 from agent.run_directory import RunDirectory
-from envs.catalog import evaluation_spec
 from envs.make import make_env
 from export.runner import PolicyRunner
 
@@ -26,7 +26,7 @@ def main(run_path: str, version: str, label: str, step: str, episodes: str, pare
     run = RunDirectory(Path(run_path))
     try:
         runner = PolicyRunner(policy_path(run.policies, int(version)))
-        spec = evaluation_spec(json.loads(run.env.read_text()))
+        spec = scoring_spec(json.loads(run.env.read_text()))
         env = make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
         started = time.monotonic()
         score = evaluate(runner, env, episodes=int(episodes), rng=evaluation_rng(run.load_config().seed))

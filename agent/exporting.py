@@ -83,7 +83,9 @@ def network_reference(algorithm: IQL, preparation: Preparation) -> Any:
 
     def reference(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.no_grad():
-            normalized = ((torch.from_numpy(observations) - mean) / std).clamp(-preparation.clip, preparation.clip)
+            normalized = (torch.from_numpy(observations) - mean) / std
+            if preparation.clip is not None:
+                normalized = normalized.clamp(-preparation.clip, preparation.clip)
             raw = algorithm.actor.eval()(normalized)
             action = torch.tanh(raw) * (high - low) / 2 + (high + low) / 2
             return torch.clamp(action, low, high).numpy(), raw.numpy()

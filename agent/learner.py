@@ -124,9 +124,11 @@ class Learner:
         Targets, optimisers and normaliser go on as they are; only the actor's cosine schedule has ended.
         """
         board, config = self.board, self.config
-        if board.online_steps() > self.limiter.base_steps:
+        # The board is a hint that a power loss may take back; the streams' commits are not.
+        collected = max(board.online_steps(), Store.open(self.run.replay).num_steps)
+        if collected > self.limiter.base_steps:
             # Updates lost since the checkpoint (pretraining's too) are forgiven, not made up for in a burst.
-            forgiven = self.limiter.rebase(board.online_steps(), self.online_updates())
+            forgiven = self.limiter.rebase(collected, self.online_updates())
             self.run.event("limiter_rebased", f"forgave a deficit of {forgiven:.0f} updates", deficit=forgiven)
         board[Slot.LIMITER_STEPS], board[Slot.LIMITER_UPDATES] = self.limiter.base_steps, self.limiter.base_updates
         board[Slot.ONLINE_UPDATES] = self.online_updates()
@@ -139,10 +141,10 @@ class Learner:
     def mixed_sampler(self) -> MixedSampler:
         """Offline and online rows in fixed shares of every batch."""
         size = self.config.algorithm.batch_size
-        offline_rows = min(size - 1, max(1, round(size * self.config.online.offline_fraction)))
+        offline_rows = round(size * self.config.online.offline_fraction)
         self.online_reader = Store.open(self.run.replay).reader()
         online = UniformSampler(
-            self.online_reader, size - offline_rows, rng=generator_of(self.config.seed, SEED_ONLINE)
+            self.online_reader, max(1, size - offline_rows), rng=generator_of(self.config.seed, SEED_ONLINE)
         )
         mixed = MixedSampler([(self.offline, offline_rows), (online, size - offline_rows)])
         if self._online_state is not None:
@@ -239,7 +241,7 @@ class Learner:
                 "policy_version": self.publisher.version if self.publisher else self._saved_version,
                 "layout_fingerprint": self.store.spec.layout_fingerprint,
                 "watermark": watermark,
-                "versions": {"torch": torch.__version__, "numpy": np.__version__},
+                "versions": library_versions(),
             },
             keep=self.config.checkpoint.keep,
         )
@@ -266,6 +268,13 @@ class Learner:
         self._check_watermark(state["watermark"])
         if self._online_state is not None:
             self.limiter.load_state_dict(state["limiter"])
+        differing = {
+            name: f"{state['versions'].get(name)} → {version}"
+            for name, version in library_versions().items()
+            if state["versions"].get(name) != version
+        }
+        if differing:
+            self.run.event("versions_differ", f"resumed under other libraries, so not bit-exactly: {differing}")
         self.run.event("resumed", f"resumed from checkpoint {saved.name}", updates=self.algorithm.updates)
         return True
 
@@ -288,6 +297,11 @@ def actor_weights(algorithm: IQL) -> dict[str, np.ndarray]:
     weights = {f"network.{k}": v.detach().numpy() for k, v in algorithm.actor.trunk.state_dict().items()}
     weights["log_std"] = algorithm.actor.clamped_log_std().detach().numpy()
     return weights
+
+
+def library_versions() -> dict[str, str]:
+    """What a bit-exact resume depends on."""
+    return {"torch": torch.__version__, "numpy": np.__version__}
 
 
 def seed_of(seed: int, branch: int) -> int:

@@ -31,7 +31,12 @@ def env_spec_of(contract: Contract, env: str, max_episode_steps: int) -> dict[st
         raise RunError(f"policy {contract.policy_id} names no environment: give one with --env, e.g. --env Hopper-v5")
     recorded = dict(contract.env or {})
     spec = recorded if not env or recorded.get("id") == env else {"id": env, "kwargs": {}, "max_episode_steps": None}
-    spec = evaluation_spec(spec)
     if max_episode_steps:
         spec = {**spec, "max_episode_steps": max_episode_steps}
-    return spec
+    return scoring_spec(spec)
+
+
+def scoring_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """`spec` with rewards as the reference scores count them, under the time limit that it names."""
+    limit = spec["max_episode_steps"]
+    return {**evaluation_spec(spec), **({"max_episode_steps": limit} if limit else {})}

@@ -25,8 +25,8 @@ class Preparation:
     """[O] float32, subtracted from observations."""
     std: np.ndarray
     """[O] float32, floored: a dimension that is constant offline must not explode online."""
-    clip: float
-    """Normalised observations are clipped to ±clip."""
+    clip: float | None
+    """Normalised observations are clipped to ±clip; None leaves them as they are."""
     count: int
     """Rows that the moments were taken over."""
     action_low: np.ndarray
@@ -74,14 +74,14 @@ def make_preparation(
     reward_shift: float,
     discount: float,
 ) -> Preparation:
-    """Freeze moments (mean [O], std [O], count) into a run; `normalize=False` keeps observations as they are."""
+    """Freeze moments (mean [O], std [O], count) into a run; `normalize=False` leaves observations alone, unclipped."""
     mean, std, count = moments
     if not normalize:
         mean, std = np.zeros_like(mean), np.ones_like(std)
     return Preparation(
         mean=mean.astype(np.float32),
         std=np.maximum(std, STD_FLOOR).astype(np.float32),
-        clip=clip,
+        clip=clip if normalize else None,
         count=int(count),
         action_low=np.asarray(action_low, dtype=np.float32),
         action_high=np.asarray(action_high, dtype=np.float32),

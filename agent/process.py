@@ -31,7 +31,7 @@ def die_with_parent(parent: int) -> None:
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a flag that loops look at; the second signal acts at once."""
+    """Turns SIGTERM and SIGINT into a flag that loops look at; a second signal interrupts at once."""
 
     def __init__(self, also: Callable[[], bool] = lambda: False, on_signal: Callable[[], None] = lambda: None) -> None:
         self._received = False
@@ -42,8 +42,7 @@ class StopSignal:
 
     def _receive(self, number: int, _frame: object) -> None:
         if self._received:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            raise KeyboardInterrupt
         self._received = True
         self._on_signal()
 

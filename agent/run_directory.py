@@ -19,9 +19,20 @@ from agent.config_files import from_toml, incompatible, to_toml
 from agent.errors import RunError
 from agent.files import append_line, read_lines, write_atomic
 
-
+ORPHAN_SECONDS = 15.0
 # Events that mark the run's way; every other kind is an incident.
 TURNING_POINTS = frozenset({"resumed", "limiter_rebased"})
+
+
+def alive(pid: int) -> bool:
+    """Whether a process with this id exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class RunDirectory:
@@ -69,28 +80,39 @@ class RunDirectory:
         write_atomic(self.config, to_toml(config).encode())
 
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the run for this process; RunError naming the pid of another that holds it."""
+    def exclusive(self) -> Iterator[int]:
+        """Hold the run for this process and the children that inherit the yielded file descriptor.
+
+        RunError naming the pid of another agent that holds it. Where that one was killed, its children hold the lock
+        until they have saved and left; they are waited for.
+        """
         with self.lock.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise RunError(
-                    f"run {self.path} is in use by the agent with pid {file.read().strip() or 'unknown'}: "
-                    "stop that one first, or choose another --out"
-                ) from error
+            deadline = time.monotonic() + ORPHAN_SECONDS
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as error:
+                    file.seek(0)
+                    owner = file.read().strip()
+                    orphaned = owner.isdigit() and not alive(int(owner))
+                    if not orphaned or time.monotonic() > deadline:
+                        raise RunError(
+                            f"run {self.path} is in use by the agent with pid {owner or 'unknown'}: "
+                            "stop that one first, or choose another --out"
+                        ) from error
+                    time.sleep(0.05)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield
+            yield file.fileno()
 
     def event(self, kind: str, message: str, **details: Any) -> None:
         """Record an incident or a turning point."""
         append_line(self.events, {"time": time.time(), "kind": kind, "message": message, **details})
 
     def metric(self, kind: str, **values: Any) -> None:
-        """Record one line of figures; `kind` is train, evaluation or collector."""
+        """Record one line of figures; `kind` is train or evaluation."""
         append_line(self.metrics, {"time": time.time(), "kind": kind, **values})
 
     def evaluations(self) -> list[dict[str, Any]]:

@@ -41,6 +41,8 @@ class Child:
     name: str
     command: list[str]
     log: Path
+    lock: int | None = None
+    """File descriptor of the run's lock, inherited: the run stays held until its last process has left."""
     process: subprocess.Popen[bytes] | None = None
     restarts: list[float] = field(default_factory=list)
     progress_at_restart: int = -1
@@ -54,7 +56,7 @@ class Child:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self.command, str(os.getpid())],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, **MALLOC_ENVIRONMENT},
+                env={**os.environ, **MALLOC_ENVIRONMENT}, pass_fds=() if self.lock is None else (self.lock,),
             )  # fmt: skip
 
     def last_words(self) -> str:
@@ -70,8 +72,10 @@ class Supervisor:
     STOP is set before any child is waited for; the final evaluation starts after the learner's last publication.
     """
 
-    def __init__(self, run: RunDirectory, config: TrainConfig, *, stopping: Callable[[], bool]) -> None:
-        self.run, self.config, self.stopping = run, config, stopping
+    def __init__(
+        self, run: RunDirectory, config: TrainConfig, *, stopping: Callable[[], bool], lock: int | None = None
+    ) -> None:
+        self.run, self.config, self.stopping, self.lock = run, config, stopping, lock
         self.board = Board(run.board)
         self.learner = self._child("learner", ["agent.learner", str(run.path)])
         self.collectors: list[Child] = []
@@ -80,7 +84,7 @@ class Supervisor:
         self._status_at = 0.0
 
     def _child(self, name: str, command: list[str]) -> Child:
-        return Child(name=name, command=command, log=self.run.logs / f"{name}.log")
+        return Child(name=name, command=command, log=self.run.logs / f"{name}.log", lock=self.lock)
 
     def train(self, on_tick: Callable[[Board], None]) -> bool:
         """Supervise until done (True) or stopped (False). RunError when a child cannot be kept alive."""

@@ -34,9 +34,9 @@ def train(
     run.check_belongs_to(config)
     if not run.preparation.exists():
         set_up(run, config)
-    with run.exclusive():
+    with run.exclusive() as lock:
         run.save_config(config)
-        supervisor = Supervisor(run, config, stopping=stopping or StopSignal())
+        supervisor = Supervisor(run, config, lock=lock, stopping=stopping or StopSignal())
         finished = supervisor.train(on_tick)
     return {**summary(run, config), "finished": finished}
 

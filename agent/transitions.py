@@ -51,8 +51,9 @@ class Preparer:
         )
 
     def _normalize(self, observations: np.ndarray) -> Tensor:
+        normalized = (self._tensor(observations) - self._mean) * self._inv_std
         c = self.preparation.clip
-        return ((self._tensor(observations) - self._mean) * self._inv_std).clamp_(-c, c)
+        return normalized if c is None else normalized.clamp_(-c, c)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device)

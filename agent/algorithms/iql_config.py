@@ -10,13 +10,13 @@ class IQLConfig:
     """Hyper-parameters; defaults are the paper's for locomotion (appendix B)."""
 
     expectile: float = 0.7
-    """τ of the value loss, in [0.5, 1): larger trusts the best actions in the data more."""
+    """τ of the value loss, in (0, 1): larger trusts the best actions in the data more."""
     beta: float = 3.0
     """Inverse temperature of policy extraction, ≥ 0: larger is greedier, 0 is behaviour cloning."""
     weight_clip: float = 100.0
     """Upper bound of the advantage weights."""
     discount: float = 0.99
-    """γ, per environment step, in (0, 1)."""
+    """γ, per environment step, in [0, 1)."""
     target_rate: float = 0.005
     """α of the target critics' moving average, in (0, 1]."""
     learning_rate: float = 3e-4

@@ -24,6 +24,8 @@ from agent.process import StopSignal
 from export.control_loop import ControlLoop, Robot
 from export.runner import PolicyRunner
 
+RATE_TOLERANCE = 0.01
+
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
@@ -34,7 +36,7 @@ class Args:
     robot: str = ""
     """Your own robot, as module:factory."""
     rate: float = 0.0
-    """Control rate in Hz; 0 runs as fast as possible (simulation only)."""
+    """Control rate in Hz; 0 takes the contract's, and without one runs as fast as possible (simulation only)."""
     episodes: int = 0
     """End after this many episodes; 0 with --steps 0 means 10 in simulation, for ever on a robot."""
     steps: int = 0
@@ -75,15 +77,19 @@ def deploy(args: Args) -> dict[str, Any]:
     """Run the loop and return its report, with successes (simulation) and what was recorded."""
     if args.env and args.robot:
         raise ConfigError("--env and --robot exclude each other: give one of them")
-    if args.robot and args.rate <= 0:
-        raise ConfigError("--robot needs --rate: the frequency in Hz at which it is to be driven")
     runner = PolicyRunner(resolve_policy(args.policy))
+    trained = runner.contract.control.hz
+    rate = args.rate or trained or 0.0
+    if args.robot and rate <= 0:
+        raise ConfigError("--robot needs --rate: the frequency in Hz at which it is to be driven")
+    if trained and abs(rate - trained) > RATE_TOLERANCE * trained:
+        raise ConfigError(f"--rate is {rate:g} Hz but the policy's contract says {trained:g} Hz: leave --rate out")
     robot = make_robot(args, runner)
     try:
         recorder = StoreRecorder(args.record, runner.contract) if args.record else None
         unlimited = not args.steps and not args.episodes
         loop = ControlLoop(
-            robot, runner, hz=args.rate or None, recorder=recorder, max_steps=args.steps or None,
+            robot, runner, hz=rate or None, recorder=recorder, max_steps=args.steps or None,
             max_episodes=10 if unlimited and not args.robot else args.episodes or None,
         )  # fmt: skip
         StopSignal(on_signal=loop.stop)

@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from agent.commands.train import report, train_with_progress
+from agent.errors import ConfigError
 from agent.run_directory import RunDirectory
 
 
@@ -31,4 +32,6 @@ def run(args: Args) -> int:
     """Fine-tune until done or stopped."""
     config = RunDirectory(args.run).load_config()
     config = dataclasses.replace(config, out=args.run, online_steps=args.online_steps or config.online_steps)
+    if not config.online_steps:
+        raise ConfigError(f"{args.run} was started without an online phase: say how long with --online-steps")
     return report(train_with_progress(config), as_json=args.json)

@@ -7,7 +7,6 @@ Example:
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from rich.table import Table
 from agent.console import results, table, write_json
 from agent.errors import RunError
 from agent.files import read_lines
-from agent.run_directory import TURNING_POINTS, RunDirectory
+from agent.run_directory import TURNING_POINTS, RunDirectory, alive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +64,6 @@ def gather(directory: RunDirectory) -> dict[str, Any]:
     status["last_incident"] = incidents[-1]["message"] if incidents else None
     status["last_evaluation"] = evaluations[-1] if evaluations else None
     return status
-
-
-def alive(pid: int) -> bool:
-    """Whether a process with this id exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def render(status: dict[str, Any]) -> Table:
