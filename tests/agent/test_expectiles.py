@@ -157,7 +157,7 @@ def test_the_learner_itself_orders_its_values_by_tau() -> None:
             offline_steps=10_000,
             generator=torch.Generator().manual_seed(0),
         )
-        for _ in range(1000):
+        for _ in range(700):
             learner.update(batch)
         with torch.no_grad():
             values.append(learner.value(torch.eye(STATES)).squeeze(-1).numpy())

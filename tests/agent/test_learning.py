@@ -21,7 +21,7 @@ from replay.store import Store
 # step costs 1; after LIMIT steps the episode is cut off. The shortest way takes 17 or 18 steps.
 STRIDE, GOAL, LIMIT = 0.1, 0.8, 40
 POINT = {"name": "position", "offset": 0, "length": 1, "dtype": "float32"}
-UPDATES = 1500
+UPDATES = 1200
 
 
 def move(position: np.ndarray, action: np.ndarray) -> np.ndarray:
