@@ -82,8 +82,8 @@ def test_episodes_are_cut_before_the_fault_and_never_sampled_through(faulty: tup
         assert steps[0] == 0.0
         assert not episode.terminated, "a fault or a time limit was stored as an end of the task"
         assert episode.truncated == (len(episode.rewards) == TIME_LIMIT)
-    # All that can be sampled is in those episodes.
-    assert store.num_steps == sum(len(episode.rewards) for episode in episodes)
+    # All that can be sampled is in those episodes, and thanks to the cut rows it is every step that was made.
+    assert store.num_steps == sum(len(episode.rewards) for episode in episodes) == ONLINE_STEPS
 
 
 def test_an_environment_that_only_fails_ends_the_run_with_its_message(cart: Path) -> None:
