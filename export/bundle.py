@@ -22,7 +22,7 @@ import onnxruntime
 
 from export.contract import FLOAT32, Contract
 from export.errors import ContractError, ExportError
-from export.parity import WFP16_LIMIT, Arrays, Reference, check_parity, golden_of, make_cases
+from export.parity import LIMITS, Arrays, Reference, beyond_limit, check_parity, golden_of, make_cases
 from export.policy import (
     CARD,
     FORMAT,
@@ -58,10 +58,10 @@ def write_bundle(
     scaling included, no noise. `rng` draws the observations to compare on; `observations` [n, O] adds real ones.
     `evaluation`, if measured, goes into the manifest as it is; `evaluate`, if given, scores every variant instead.
     `variants` are smaller forms of the same policy by name (`export.quantize` makes them), shipped with their measured
-    error; `wfp16` is left out, and the manifest says so, where that is above WFP16_LIMIT. `sign_key` is the PEM file of
-    an Ed25519 private key. The same arguments give the same bytes; an existing path with that content is left alone.
-    Raises ParityError when export and network differ, ExportError when `path` exists with other content or the key
-    cannot sign; in each case nothing is written.
+    error; `wfp16` is left out, and the manifest says so, where that is above its limit. `sign_key` is the PEM file of an
+    Ed25519 private key. The same arguments give the same bytes; an existing path with that content is left alone.
+    Raises ParityError when export and network differ or int8 is useless, ExportError when `path` exists with other
+    content or the key cannot sign; in each case nothing is written.
     """
     path = Path(path)
     if sign_key is not None:
@@ -70,9 +70,9 @@ def write_bundle(
     cases = make_cases(model, reference, rng, observations)
     reports = check_parity(models, cases)
     left_out = {}
-    if "wfp16" in reports and reports["wfp16"]["action_error_ordinary"] > WFP16_LIMIT:
-        left_out["wfp16"] = {"limit": WFP16_LIMIT, "parity": reports.pop("wfp16")}
-        del models["wfp16"]
+    for variant in [name for name, report in reports.items() if beyond_limit(name, report)]:
+        left_out[variant] = {"limit": LIMITS[variant], "parity": reports.pop(variant)}
+        del models[variant]
     scores = {variant: evaluate(PolicyRunner(data)) for variant, data in models.items()} if evaluate else {}
     if evaluation is not None:
         scores.setdefault(FLOAT32, evaluation)
@@ -152,8 +152,8 @@ def model_card(contract: Contract, variants: Mapping[str, Mapping[str, Any]]) ->
         "",
         "## Checked",
         "",
-        f"{variants[FLOAT32]['parity']['observations']} observations against the trained network. Largest action errors, "
-        "as a share of the action's range, on ordinary observations and on all, extremes included:",
+        f"{variants[FLOAT32]['parity']['observations']} observations against the trained network. Largest action errors"
+        " in shares of the action's range, on ordinary observations and on all, extremes included:",
         "",
         "| variant | file | bytes | batch | ordinary | all |",
         "|---|---|---|---|---|---|",

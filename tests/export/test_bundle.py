@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -311,3 +312,18 @@ def test_sound_exports_pass_with_room_to_spare_and_noise_is_checked() -> None:
     report = compare(PolicyRunner(model), cases)
     assert report["share_of_tolerance"] < 0.5
     assert golden_of(cases, {"float32": report})["eps"].any()
+
+
+def test_permuted_names_of_equal_length_are_refused_when_opened(tmp_path: Path, model: bytes) -> None:
+    """Sizes and shapes agree, so nothing but the names can tell that two joints or sensors are exchanged."""
+    joints = ("shoulder", "elbow", "wrist", "thumb", "index", "ring")
+    contract = make_contract()
+    contract = replace(contract, action=replace(contract.action, names=joints))
+    write_policy(tmp_path / "p.onnx", Template.from_bytes(model).patch(weights_of(make_network()), contract))
+    PolicyRunner(tmp_path / "p.onnx", expect={"action": {"names": joints}})
+    for expect, named in (
+        ({"action": {"names": ("elbow", "shoulder", *joints[2:])}}, r"action\.names\[0\] is 'shoulder', 'elbow' is"),
+        ({"observation": [{"name": "qvel"}, {"name": "qpos"}]}, r"observation\[0\]\.name is 'qpos', 'qvel' is"),
+    ):
+        with pytest.raises(ContractError, match=named):
+            PolicyRunner(tmp_path / "p.onnx", expect=expect)
