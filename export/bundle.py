@@ -58,8 +58,8 @@ def write_bundle(
     scaling included, no noise. `rng` draws the observations to compare on; `observations` [n, O] adds real ones.
     `evaluation`, if measured, goes into the manifest as it is; `evaluate`, if given, scores every variant instead.
     `variants` are smaller forms of the same policy by name (`export.quantize` makes them), shipped with their measured
-    error; `wfp16` is left out, and the manifest says so, where that is above its limit. `sign_key` is the PEM file of an
-    Ed25519 private key. The same arguments give the same bytes; an existing path with that content is left alone.
+    error; `wfp16` is left out, and the manifest says so, where that is above its limit. `sign_key` is the PEM file of
+    an Ed25519 private key. The same arguments give the same bytes; an existing path with that content is left alone.
     Raises ParityError when export and network differ or int8 is useless, ExportError when `path` exists with other
     content or the key cannot sign; in each case nothing is written.
     """
