@@ -58,7 +58,9 @@ def dynamic_int8(model: bytes) -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "int8.onnx"
             # Unsigned weights: products of unsigned and signed saturate on processors without VNNI.
-            quantize_dynamic(proto, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
+            quantize_dynamic(
+                proto, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8, per_channel=True
+            )
             quantized = onnx.load(target)
     finally:
         chatter.setLevel(level)

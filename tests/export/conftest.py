@@ -10,6 +10,7 @@ import pytest
 from export.bundle import write_bundle
 from export.onnx_writer import export_policy
 from export.quantize import dynamic_int8, weight_fp16
+from tests.export.keys import make_keys
 from tests.export.policies import NumpyPolicy, make_contract, make_gentle_network, make_network
 
 
@@ -59,18 +60,6 @@ def gentle_variants(gentle_model: bytes) -> dict[str, bytes]:
 def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An Ed25519 key pair as PEM files: private, public."""
     return make_keys(tmp_path_factory.mktemp("keys"))
-
-
-def make_keys(folder: Path) -> tuple[Path, Path]:
-    """A new pair in `folder`."""
-    from cryptography.hazmat.primitives import serialization as s
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-    key = Ed25519PrivateKey.generate()
-    private, public = folder / "key.pem", folder / "key.pub.pem"
-    private.write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo))
-    return private, public
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from export.policy import seal, write_policy
 from export.runner import PolicyRunner
 from export.signing import sign
 from export.verify import verify
-from tests.export.conftest import make_keys
+from tests.export.keys import make_keys
 from tests.export.policies import NumpyPolicy, make_contract, make_network
 
 
