@@ -200,19 +200,21 @@ def check_parity(models: Mapping[str, bytes], cases: Arrays) -> dict[str, dict[s
     """
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    with tempfile.TemporaryDirectory(prefix="slipway-parity-") as folder:
-        try:
+    try:
+        with tempfile.TemporaryDirectory(prefix="slipway-parity-") as folder:
             np.savez(Path(folder) / CASES, **cases)  # type: ignore[arg-type]
             for variant, model in models.items():
                 (Path(folder) / VARIANTS[variant]).write_bytes(model)
-        except OSError as error:
-            raise ExportError(f"{folder}: cannot be written ({error.strerror}); free the temporary disk") from error
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "export.parity_check", folder, *models],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "export.parity_check", folder, *models],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            )
+    except OSError as error:
+        raise ExportError(
+            f"parity gate's process cannot start ({error}); free the temporary disk and export again"
+        ) from error
     try:
         said = json.loads(done.stdout)
     except ValueError as error:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +213,16 @@ def test_the_gate_runs_where_torch_and_onnx_cannot_be_imported(
 def test_a_gate_that_cannot_run_fails_the_export(
     gentle_model: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(ExportError, match="parity gate's process failed"):
-        write(tmp_path / "bundle", gentle_model, {})
+    for module, name, broken in (
+        (sys, "executable", shutil.which("false")),
+        (sys, "executable", str(tmp_path / "no python")),
+        (tempfile, "tempdir", str(tmp_path / "no folder")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, broken)
+            with pytest.raises(ExportError, match="parity gate's process") as error:
+                write(tmp_path / "bundle", gentle_model, {})
+        assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
