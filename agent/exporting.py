@@ -1,9 +1,14 @@
-"""A run's trained actor as a verified bundle: the newest checkpoint's network is the reference of the parity gate."""
+"""A run's trained actor as a verified bundle: the newest checkpoint's network is the reference of the parity gate.
+
+Shape legend: N observations, n real ones among them, O observation entries, A action entries.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +18,80 @@ import torch
 from agent import checkpoint
 from agent.algorithms.iql import IQL
 from agent.errors import RunError
+from agent.evaluate import evaluate, evaluation_rng, make_matching_env
+from agent.policies import env_spec_of
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
 from agent.run_directory import RunDirectory
 from export.bundle import write_bundle
+from export.contract import Contract
 from export.onnx_writer import export_policy
+from export.quantize import dynamic_int8, weight_fp16
+from export.runner import PolicyRunner
 from replay.store import Store
 
 REAL_OBSERVATIONS = 4096
 
 
-def export_run(path: Path, out: Path, *, seed: int = 0) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class DevicePromises:
+    """What a training run does not know and a device needs; fills the contract. None and "" leave it unsaid."""
+
+    hz: float | None = None
+    """Rate at which the policy is to act, in Hz."""
+    deadline_ms: float | None = None
+    """A decision that takes longer, in ms, is counted as late."""
+    max_obs_age_ms: float | None = None
+    """An observation older than this, in ms, is a fault."""
+    on_fault: str = "hold"
+    """`hold`: repeat the last executed action for some steps, then stop safely; `safe`: stop at once."""
+    rate_limit: tuple[float, ...] = ()
+    """Largest change of each action entry per second, in the environment's units; one number is for all entries."""
+    action_names: tuple[str, ...] = ()
+    """Name of each action entry, e.g. the joints, in the policy's order."""
+    robot_model: str = ""
+    """Robot that the policy drives."""
+    robot_revision: str = ""
+    """Its revision or configuration."""
+
+    def fill(self, contract: Contract) -> Contract:
+        """`contract` with these promises. Raises ContractError where they contradict it or each other."""
+        action, limit = contract.action, self.rate_limit
+        return dataclasses.replace(
+            contract,
+            action=dataclasses.replace(
+                action,
+                names=self.action_names or action.names,
+                rate_limit=(limit * len(action.low) if len(limit) == 1 else limit) or action.rate_limit,
+            ),
+            control=dataclasses.replace(
+                contract.control,
+                hz=self.hz,
+                deadline_ms=self.deadline_ms,
+                max_obs_age_ms=self.max_obs_age_ms,
+                on_fault=self.on_fault,
+            ),
+            robot=dataclasses.replace(
+                contract.robot, model=self.robot_model or None, revision=self.robot_revision or None
+            ),
+        )
+
+
+def export_run(
+    path: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    promises: DevicePromises | None = None,
+    int8: bool = False,
+    episodes: int = 0,
+    sign_key: Path | None = None,
+) -> dict[str, Any]:
     """Write the bundle `out` of run `path`'s newest checkpoint; returns what was compared and how it agreed.
 
-    Raises ParityError when graph and network differ, RunError when there is no checkpoint; nothing is left behind.
+    `int8` adds that variant; `episodes` > 0 scores every variant in the run's environment; `sign_key` is an Ed25519
+    private key file. Raises ParityError when graph and network differ, RunError when there is no checkpoint; nothing
+    is left behind.
     """
     run = RunDirectory(path)
     config = run.load_config()
@@ -55,6 +120,7 @@ def export_run(path: Path, out: Path, *, seed: int = 0) -> dict[str, Any]:
         policy_version=int(saved.state["policy_version"]),
         step=algorithm.updates,
     )  # fmt: skip
+    contract = (promises or DevicePromises()).fill(contract)
     actor = algorithm.actor
     model = export_policy(actor.trunk, log_std=actor.clamped_log_std(), contract=contract)
     rng = np.random.default_rng(seed)
@@ -67,13 +133,34 @@ def export_run(path: Path, out: Path, *, seed: int = 0) -> dict[str, Any]:
         rng=rng,
         observations=real_observations(store, rng),
         evaluation=evaluation,
+        variants={"wfp16": weight_fp16(model), **({"int8": dynamic_int8(model)} if int8 else {})},
+        evaluate=scorer(contract, episodes, seed) if episodes else None,
+        sign_key=sign_key,
     )
+    manifest = dict(policy.manifest or {})
     return {
         "bundle": str(out),
         "policy": contract.policy_id,
         "step": algorithm.updates,
-        "parity": dict(policy.manifest or {})["variants"]["float32"]["parity"],
+        "parity": manifest["variants"]["float32"]["parity"],
+        "variants": manifest["variants"],
+        "left_out": manifest["left_out"],
+        "signed": sign_key is not None,
     }
+
+
+def scorer(contract: Contract, episodes: int, seed: int) -> Callable[[PolicyRunner], Mapping[str, Any]]:
+    """Scores a policy over `episodes` episodes of the contract's environment, the same ones for every variant."""
+    spec = env_spec_of(contract, "", 0)
+
+    def score(runner: PolicyRunner) -> Mapping[str, Any]:
+        env = make_matching_env(spec, contract.layout_fingerprint, what=f"policy {contract.policy_id}")
+        try:
+            return evaluate(runner, env, episodes=episodes, rng=evaluation_rng(seed)).to_json()
+        finally:
+            env.close()
+
+    return score
 
 
 def network_reference(algorithm: IQL, preparation: Preparation) -> Any:

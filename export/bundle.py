@@ -1,6 +1,8 @@
 """Writing a bundle: the parity gate first, then every file in a folder beside, then one rename.
 
 Nothing is left behind by a failing gate, and a reader sees a whole bundle or none.
+
+Shape legend: N observations, n real ones among them, O observation entries, A action entries.
 """
 
 from __future__ import annotations
@@ -11,17 +13,31 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 
-from export.contract import Contract
-from export.errors import ExportError
-from export.policy import CARD, FORMAT, GOLDEN, MANIFEST, POLICY, SEAL, Policy, read_policy, seal
-from export.verify import Reference, check_parity
+from export.contract import FLOAT32, Contract
+from export.errors import ContractError, ExportError
+from export.parity import LIMITS, Arrays, Reference, beyond_limit, check_parity, golden_of, make_cases
+from export.policy import (
+    CARD,
+    FORMAT,
+    GOLDEN,
+    MANIFEST,
+    MAX_BATCH,
+    SEAL,
+    SIGNATURE,
+    VARIANTS,
+    Policy,
+    read_policy,
+    seal,
+)
+from export.runner import PolicyRunner
+from export.signing import sign
 
 
 def write_bundle(
@@ -32,18 +48,35 @@ def write_bundle(
     rng: np.random.Generator,
     observations: np.ndarray | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    variants: Mapping[str, bytes] | None = None,
+    evaluate: Callable[[PolicyRunner], Mapping[str, Any]] | None = None,
+    sign_key: str | Path | None = None,
 ) -> Policy:
     """Write and verify a bundle folder at `path` for ONNX bytes from `export_policy` or `Template.patch`.
 
     `reference` maps observations [N, O] float32 to (action [N, A], raw [N, A]) of the trained network: normaliser and
     scaling included, no noise. `rng` draws the observations to compare on; `observations` [n, O] adds real ones.
-    `evaluation`, if measured, goes into the manifest as it is. The same arguments give the same bytes; an existing
-    path with that content is left alone. Raises ParityError when export and network differ, ExportError when `path`
-    exists with other content; in both cases nothing is written.
+    `evaluation`, if measured, goes into the manifest as it is; `evaluate`, if given, scores every variant instead.
+    `variants` are smaller forms of the same policy by name (`export.quantize` makes them), shipped with their measured
+    error; `wfp16` is left out, and the manifest says so, where that is above its limit. `sign_key` is the PEM file of
+    an Ed25519 private key. The same arguments give the same bytes; an existing path with that content is left alone.
+    Raises ParityError when export and network differ or int8 is useless, ExportError when `path` exists with other
+    content or the key cannot sign; in each case nothing is written.
     """
     path = Path(path)
-    parity, golden = check_parity(model, reference, rng, observations)
-    files = _files(model, parity, golden, evaluation)
+    if sign_key is not None:
+        sign(b"", sign_key)  # a key that cannot sign is refused before the minutes that the gate may take
+    models = {FLOAT32: model, **(variants or {})}
+    cases = make_cases(model, reference, rng, observations)
+    reports = check_parity(models, cases)
+    left_out = {}
+    for variant in [name for name, report in reports.items() if beyond_limit(name, report)]:
+        left_out[variant] = {"limit": LIMITS[variant], "parity": reports.pop(variant)}
+        del models[variant]
+    scores = {variant: evaluate(PolicyRunner(data)) for variant, data in models.items()} if evaluate else {}
+    if evaluation is not None:
+        scores.setdefault(FLOAT32, evaluation)
+    files = _files(models, cases, reports, left_out, scores, sign_key)
     if path.exists() or path.is_symlink():
         if _same(path, files):
             return read_policy(path)
@@ -56,7 +89,8 @@ def write_bundle(
             for name, content in files.items():
                 _write_synced(partial / name, content)
             _sync_folder(partial)
-            read_policy(partial)
+            for variant in models:
+                PolicyRunner(partial, variant=variant)  # also the golden outputs, as whoever opens it will
             partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -68,7 +102,7 @@ def write_bundle(
     return read_policy(path)
 
 
-def model_card(contract: Contract, parity: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
+def model_card(contract: Contract, variants: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown that tells a person what the contract tells a program."""
     action, control = contract.action, contract.control
     lines = [
@@ -118,47 +152,76 @@ def model_card(contract: Contract, parity: Mapping[str, Any], evaluation: Mappin
         "",
         "## Checked",
         "",
-        f"{parity['observations']} observations against the trained network: largest action error "
-        f"{parity['action_error']:.2g} of the range.",
+        f"{variants[FLOAT32]['parity']['observations']} observations against the trained network. Largest action errors"
+        " in shares of the action's range, on ordinary observations and on all, extremes included:",
+        "",
+        "| variant | file | bytes | batch | ordinary | all |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {name} | {entry['file']} | {entry['size']} | {entry['max_batch'] or 'any'} "
+            f"| {entry['parity']['action_error_ordinary']:.2g} | {entry['parity']['action_error']:.2g} |"
+            for name, entry in variants.items()
+        ),
     ]
-    if evaluation is not None:
-        lines += ["", "Evaluated:", "", *(f"- {key}: {value}" for key, value in evaluation.items())]
+    for name, entry in variants.items():
+        if entry["evaluation"] is not None:
+            lines += [
+                "",
+                f"Evaluated, {name}:",
+                "",
+                *(f"- {key}: {value}" for key, value in entry["evaluation"].items()),
+            ]
     return "\n".join(lines) + "\n"
 
 
 def _files(
-    model: bytes, parity: dict[str, Any], golden: dict[str, np.ndarray], evaluation: Mapping[str, Any] | None
+    models: Mapping[str, bytes],
+    cases: Arrays,
+    reports: Mapping[str, dict[str, Any]],
+    left_out: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, Any]],
+    sign_key: str | Path | None,
 ) -> dict[str, bytes]:
-    policy = read_policy(model)
+    """Name and content of every file; the seal, which makes the folder a bundle, comes last."""
+    contract = read_policy(models[FLOAT32]).contract
+    for variant, model in models.items():
+        if read_policy(model, variant=variant).contract != contract:
+            raise ContractError(f"variant {variant} carries another contract than the policy: make it from the policy")
     arrays = io.BytesIO()
-    np.savez(arrays, **golden)  # type: ignore[arg-type]
-    contents = {
-        POLICY: model,
-        GOLDEN: arrays.getvalue(),
-        CARD: model_card(policy.contract, parity, evaluation).encode(),
+    np.savez(arrays, **golden_of(cases, reports))  # type: ignore[arg-type]
+    variants = {
+        variant: {
+            "file": VARIANTS[variant],
+            "size": len(model),
+            "max_batch": MAX_BATCH.get(variant),
+            "parity": reports[variant],
+            "evaluation": dict(scores[variant]) if variant in scores else None,
+        }
+        for variant, model in models.items()
     }
+    contents = {VARIANTS[variant]: model for variant, model in models.items()}
+    contents |= {GOLDEN: arrays.getvalue(), CARD: model_card(contract, variants).encode()}
     manifest = {
         "format": FORMAT,
         "files": {
             name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
             for name, content in contents.items()
         },
-        "contract": policy.contract.to_dict(),
-        "contract_sha256": policy.contract.digest(),
-        "variants": {
-            "float32": {
-                "file": POLICY,
-                "parity": parity,
-                "evaluation": None if evaluation is None else dict(evaluation),
-            }
-        },
+        "contract": contract.to_dict(),
+        "contract_sha256": contract.digest(),
+        "variants": variants,
+        "left_out": dict(left_out),
         "made_with": {"onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
     }
     try:
         text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise ExportError(f"evaluation has a value without a JSON form ({error}): pass plain finite data") from error
-    return {**contents, MANIFEST: text, SEAL: seal(text, MANIFEST)}
+    if sign_key is None:
+        return {**contents, MANIFEST: text, SEAL: seal(text, MANIFEST)}
+    signature = sign(text, sign_key)
+    both = seal(text, MANIFEST) + seal(signature, SIGNATURE)
+    return {**contents, MANIFEST: text, SIGNATURE: signature, SEAL: both}
 
 
 def _same(path: Path, files: Mapping[str, bytes]) -> bool:

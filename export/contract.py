@@ -22,6 +22,8 @@ from export.errors import ContractError
 SCHEMA = "slipway.policy/1"
 METADATA_KEY = "slipway.contract"
 DIGEST_KEY = "slipway.contract.sha256"
+VARIANT_KEY = "slipway.variant"
+FLOAT32 = "float32"
 
 ON_FAULT = ("hold", "safe")
 NOISE = "clamp(tanh(raw) + exp(log_std) * eps, -1, 1)"
@@ -313,10 +315,14 @@ class Contract:
         return contract
 
 
-def contract_metadata(contract: Contract) -> dict[str, str]:
-    """The `metadata_props` entries that carry the contract in an ONNX file, in file order."""
+def contract_metadata(contract: Contract, variant: str = FLOAT32) -> dict[str, str]:
+    """The `metadata_props` entries that carry the contract in an ONNX file, in file order.
+
+    A reduced variant also carries its name, so that a file taken out of its bundle still says what it is.
+    """
     text = contract.to_json()
-    return {METADATA_KEY: text.decode(), DIGEST_KEY: hashlib.sha256(text).hexdigest()}
+    entries = {METADATA_KEY: text.decode(), DIGEST_KEY: hashlib.sha256(text).hexdigest()}
+    return entries if variant == FLOAT32 else {VARIANT_KEY: variant, **entries}
 
 
 def contract_from_metadata(metadata: Mapping[str, str], *, where: str) -> Contract:

@@ -23,7 +23,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from export.errors import ExportError, IntegrityError, ParityError
 from export.matching import check_expected
-from export.policy import Policy, read_policy
+from export.policy import MAX_BATCH, Policy, read_policy
 
 F32 = np.float32
 
@@ -60,7 +60,9 @@ class PolicyRunner:
 
     `policy` is a bundle folder, a .onnx file with its .sha256 beside it, ONNX bytes, or what `read_policy` returned.
     `expect` is part of a contract as plain data (`{"action": {"names": [...]}}`) that must agree, or it is refused.
-    A bundle's golden outputs are recomputed through the bound buffers before the runner is ready.
+    `variant` is one that the bundle holds (`float32`, `wfp16`, `int8`), by default float32. With `verify_key`, an
+    Ed25519 public key file, only a bundle signed by its private key is accepted. A bundle's golden outputs are
+    recomputed through the bound buffers before the runner is ready.
     """
 
     _observation_O: np.ndarray
@@ -72,14 +74,24 @@ class PolicyRunner:
     _executed: bool
     _last_t: float
 
-    def __init__(self, policy: str | Path | bytes | Policy, *, expect: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        policy: str | Path | bytes | Policy,
+        *,
+        expect: Mapping[str, Any] | None = None,
+        variant: str | None = None,
+        verify_key: str | Path | None = None,
+    ) -> None:
         if not isinstance(policy, Policy):
-            policy = read_policy(policy)
+            policy = read_policy(policy, variant=variant, verify_key=verify_key)
+        elif variant not in (None, policy.variant) or verify_key is not None:
+            raise ExportError(f"{policy.source}: was read already; pass variant and verify_key to read_policy instead")
         self.policy = policy
         self.contract = policy.contract
         self.observation_size = policy.contract.observation_size
         self.action_size = policy.contract.action_size
         self.stochastic = policy.contract.stochastic.eps
+        self.max_batch = MAX_BATCH.get(policy.variant)
         if expect is not None:
             check_expected(policy.contract.to_dict(), expect, where=policy.source)
         self._session = _open_session(policy)
@@ -93,7 +105,8 @@ class PolicyRunner:
         """Action [A] or [B, A] float32 in environment units for an observation [O] or [B, O]; a copy, yours to keep.
 
         `eps` is standard normal noise of the action's shape for a stochastic policy; None gives the mean action.
-        Unguarded: NaN in gives NaN out. Raises ExportError for another shape or a type that is not a real number.
+        Unguarded: NaN in gives NaN out. Raises ExportError for another shape, a type that is not a real number, or
+        more rows than `max_batch` (1 for int8; None is any number).
         """
         if getattr(observation, "ndim", None) == 1:
             self._run_bound(observation, eps)
@@ -242,6 +255,11 @@ class PolicyRunner:
         shape = (len(observation), self.action_size)
         if not len(observation):
             return np.zeros(shape, F32), np.zeros(shape, F32)
+        if self.max_batch is not None and len(observation) > self.max_batch:
+            raise ExportError(
+                f"{self.policy.source}: the variant {self.policy.variant} runs one observation at a time, not "
+                f"{len(observation)}: its rounding depends on the whole batch; use float32 for batches"
+            )
         with np.errstate(over="ignore"):
             feed = {"observation": np.ascontiguousarray(observation, F32)}
         if eps is not None:

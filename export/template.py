@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from export import wire
-from export.contract import Contract, contract_from_metadata, contract_metadata
+from export.contract import FLOAT32, VARIANT_KEY, Contract, contract_from_metadata, contract_metadata
 from export.errors import ContractError, ExportError, IntegrityError
 
 WEIGHT_PREFIXES = ("network.", "log_std")
@@ -37,8 +37,9 @@ class Template:
     >>> newer = template.patch({"network.0.weight": weight, ...}, newer_contract)
     """
 
-    def __init__(self, body: bytes, slots: Mapping[str, Slot], contract: Contract) -> None:
+    def __init__(self, body: bytes, slots: Mapping[str, Slot], contract: Contract, variant: str = FLOAT32) -> None:
         self.contract = contract
+        self.variant = variant
         self._body = body
         self._slots = dict(slots)
         self._constants = contract.constants().keys()
@@ -63,7 +64,7 @@ class Template:
                     if inner == wire.GRAPH_INITIALIZER:
                         slots |= _slot(model, first, last, where)
         contract = contract_from_metadata(metadata, where=where)
-        template = cls(model[:end_of_body], slots, contract)
+        template = cls(model[:end_of_body], slots, contract, metadata.get(VARIANT_KEY, FLOAT32))
         template._check_constants(where)
         return template
 
@@ -84,6 +85,10 @@ class Template:
         ExportError when one is missing, has another shape, or holds NaN or infinity, and ContractError when the
         contract is for another graph (sizes, clip on or off, noise input).
         """
+        if self.variant != FLOAT32:
+            raise ExportError(
+                f"a {self.variant} variant cannot be patched: patch the float32 policy and reduce it again"
+            )
         constants = contract.constants()
         if constants.keys() != self._constants or contract.stochastic != self.contract.stochastic:
             raise ContractError("contract is for another graph than the template: export the policy in full again")

@@ -32,6 +32,8 @@ class Args:
     """Time limit in steps; 0 takes the contract's."""
     episodes: int = 100
     """Episodes to run."""
+    variant: str = ""
+    """Variant of a bundle: float32, wfp16 or int8; empty is float32."""
     seed: int = 0
     """Seeds the episodes."""
     json: bool = False
@@ -42,7 +44,7 @@ def run(args: Args) -> int:
     """Evaluate and print."""
     if args.episodes < 1:
         raise ConfigError(f"--episodes is {args.episodes} but must be 1 or more")
-    runner = PolicyRunner(resolve_policy(args.target))
+    runner = PolicyRunner(resolve_policy(args.target), variant=args.variant or None)
     contract = runner.contract
     spec = env_spec_of(contract, args.env, args.max_episode_steps)
     env = make_matching_env(spec, contract.layout_fingerprint, what=f"policy {contract.policy_id}")

@@ -53,6 +53,16 @@ def make_network(seed: int = 0, *, width: int = 32, layer_norm: bool = False) ->
     return network
 
 
+def make_gentle_network(seed: int = 0, *, width: int = 64) -> torch.nn.Sequential:
+    """As `make_network` with smaller gains, so that actions do not magnify what happens to weights."""
+    network = make_network(seed, width=width)
+    with torch.no_grad():
+        for layer in network:
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight *= 0.4
+    return network
+
+
 def weights_of(network: torch.nn.Module, log_std: torch.Tensor | None = None) -> dict[str, np.ndarray]:
     weights = {f"network.{name}": value.numpy() for name, value in network.state_dict().items()}
     return weights if log_std is None else weights | {"log_std": log_std.numpy()}

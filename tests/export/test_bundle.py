@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import pytest
 from export.bundle import write_bundle
 from export.errors import ContractError, ExportError, ParityError
 from export.onnx_writer import export_policy
+from export.parity import compare, edge_observations, golden_of, make_cases, parity_observations
 from export.policy import read_policy, seal, write_policy
 from export.runner import PolicyRunner
 from export.template import Template
-from export.verify import check_parity, edge_observations, parity_observations
 from tests.export.policies import ACT, OBS, NumpyPolicy, make_contract, make_network, weights_of
 
 FILES = {"policy.onnx", "golden.npz", "MODEL_CARD.md", "manifest.json", "manifest.sha256"}
@@ -307,6 +308,22 @@ def test_sound_exports_pass_with_room_to_spare_and_noise_is_checked() -> None:
 
     contract, network = make_contract(seed=2, stochastic=True, clip=None), make_network(2, width=256)
     model = export_policy(network, log_std=torch.full((ACT,), -1.0), contract=contract)
-    report, golden = check_parity(model, NumpyPolicy(network, contract), np.random.default_rng(0))
+    cases = make_cases(model, NumpyPolicy(network, contract), np.random.default_rng(0))
+    report = compare(PolicyRunner(model), cases)
     assert report["share_of_tolerance"] < 0.5
-    assert golden["eps"].any()
+    assert golden_of(cases, {"float32": report})["eps"].any()
+
+
+def test_permuted_names_of_equal_length_are_refused_when_opened(tmp_path: Path, model: bytes) -> None:
+    """Sizes and shapes agree, so nothing but the names can tell that two joints or sensors are exchanged."""
+    joints = ("shoulder", "elbow", "wrist", "thumb", "index", "ring")
+    contract = make_contract()
+    contract = replace(contract, action=replace(contract.action, names=joints))
+    write_policy(tmp_path / "p.onnx", Template.from_bytes(model).patch(weights_of(make_network()), contract))
+    PolicyRunner(tmp_path / "p.onnx", expect={"action": {"names": joints}})
+    for expect, named in (
+        ({"action": {"names": ("elbow", "shoulder", *joints[2:])}}, r"action\.names\[0\] is 'shoulder', 'elbow' is"),
+        ({"observation": [{"name": "qvel"}, {"name": "qpos"}]}, r"observation\[0\]\.name is 'qpos', 'qvel' is"),
+    ):
+        with pytest.raises(ContractError, match=named):
+            PolicyRunner(tmp_path / "p.onnx", expect=expect)

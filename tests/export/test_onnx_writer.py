@@ -16,8 +16,8 @@ import torch
 import export
 from export.errors import ContractError, ExportError
 from export.onnx_writer import export_policy
+from export.parity import parity_observations
 from export.runner import PolicyRunner
-from export.verify import parity_observations
 from tests.export import policies
 from tests.export.policies import ACT, OBS, NumpyPolicy, make_contract, make_network
 

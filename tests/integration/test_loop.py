@@ -13,7 +13,8 @@ import pytest
 from export.runner import PolicyRunner
 from replay.episodes import Episode
 from replay.store import Store
-from tests.integration.command import outcome, succeed
+from tests.export.keys import make_keys
+from tests.integration.command import outcome, refusal, succeed
 from tests.integration.conftest import (
     ONLINE_STEPS,
     PRETRAIN_STEPS,
@@ -157,6 +158,43 @@ def test_an_export_passed_the_parity_gate_and_verifies(place: Path, bundle: Made
     assert verified["checksums"] == verified["contract"] == "ok"
     assert verified["golden"]["rows"] > 0
     assert verified["policy_id"] == bundle.said["policy"]
+
+
+def test_an_export_holds_what_it_was_asked_for(place: Path, trained: Made) -> None:
+    """Variants with error and score, promises to the device, and a signature that only its owner could make."""
+    private, public = make_keys(place)
+    said = outcome(
+        "export", "run", "--out", "signed.policy", "--quantize", "int8", "--env-episodes", 2, "--sign", private,
+        "--hz", 50, "--deadline-ms", 5, "--max-obs-age-ms", 200, "--on-fault", "safe", "--rate-limit", 40, 30,
+        "--action-names", "x", "y", "--robot-model", "ball", "--robot-revision", "b", cwd=place,
+    )  # fmt: skip
+    assert said["signed"] is True
+    # Whether float16 weights are good enough depends on what was learned; either way its error is stated.
+    assert ("wfp16" in said["variants"]) != ("wfp16" in said["left_out"])
+    assert {"float32", "int8"} <= said["variants"].keys()
+    for entry in said["variants"].values():
+        assert entry["evaluation"]["episodes"] == 2
+        assert entry["parity"]["action_error_ordinary"] > 0.0
+    verified = outcome("verify", "signed.policy", "--verify-key", public, cwd=place)
+    assert verified["signature"] == "ok"
+    assert verified["variants"].keys() == said["variants"].keys()
+    contract = PolicyRunner(place / "signed.policy", variant="int8", verify_key=public).contract
+    assert (contract.action.names, contract.action.rate_limit) == (("x", "y"), (40.0, 30.0))
+    control = contract.control
+    assert (control.hz, control.deadline_ms, control.max_obs_age_ms, control.on_fault) == (50.0, 5.0, 200.0, "safe")
+    assert (contract.robot.model, contract.robot.revision) == ("ball", "b")
+    scored = outcome("eval", "signed.policy", "--variant", "int8", "--episodes", 2, "--seed", 0, cwd=place)
+    assert scored["mean"] == pytest.approx(said["variants"]["int8"]["evaluation"]["mean"])
+
+
+def test_bundles_that_the_key_did_not_sign_are_refused(place: Path, bundle: Made, tmp_path: Path) -> None:
+    _, public = make_keys(tmp_path)
+    assert "not signed" in refusal("verify", "maze.policy", "--verify-key", public, cwd=place)
+    line = refusal("export", "run", "--out", "never.policy", "--rate-limit", 40, cwd=place)
+    assert "needs control.hz" in line
+    line = refusal("export", "run", "--out", "never.policy", "--sign", public, cwd=place)
+    assert "private key" in line or "no usable key" in line
+    assert not (place / "never.policy").exists()
 
 
 def test_run_bundle_and_control_loop_behave_the_same(place: Path, bundle: Made, flights: Made) -> None:

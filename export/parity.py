@@ -1,0 +1,312 @@
+"""Does the exported policy compute what the trained network computes? The gate before a bundle is written.
+
+The network's outputs are made here, in the process that has it; the exported files are compared with them in a fresh
+process without torch (`export.parity_check`), as a device would run them. Bit equality would be the wrong test: a
+network's own float32 differs from its float64 by as much as from onnxruntime. Allowed for float32 are
+
+    raw:     1e-5 * (|raw| + its largest magnitude over all observations)
+    action:  1e-5 * (|action| + its range) + what the error allowed in raw becomes behind tanh and scale
+
+Measured: sound exports of nine architectures use 1 to 11 % of it; a wrong normaliser or bound exceeds it a
+thousandfold. Smaller variants are not held to it: their error is measured and stated, and LIMITS bounds it, as a share
+of the action's range, on ordinary observations. Beyond its limit `wfp16`, which is always tried, is left out of the
+bundle; `int8`, which was asked for, fails the export.
+
+Shape legend: N observations, O observation entries, A action entries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.contract import FLOAT32, Contract
+from export.errors import ExportError, ParityError
+from export.policy import MAX_BATCH, VARIANTS
+from export.runner import PolicyRunner
+from export.template import Template
+
+Reference = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Arrays = Mapping[str, np.ndarray]
+
+TOLERANCE = 1e-5
+LIMITS: Mapping[str, float] = {"wfp16": 2e-4, "int8": 0.1}
+OBSERVATIONS = 10_000
+BOUND_OBSERVATIONS = 1_000
+GOLDEN_ROWS = 64
+# A variant's golden tolerance is this times its largest measured error: rounding differs a little between processors.
+VARIANT_MARGIN = 1.5
+ORDINARY_DEVIATIONS = 4.0
+CASES = "cases.npz"
+
+
+def edge_observations(contract: Contract) -> np.ndarray:
+    """Observations [N, O] float32 where an export would go wrong first: constant, tiny, huge, at the clip's edge."""
+    normalizer, size = contract.normalizer, contract.observation_size
+    mean = np.asarray(normalizer.mean)
+    std = np.maximum(normalizer.std, normalizer.eps)
+    # Without a clip a huge observation overflows in any float32 network, so there the edge is 1,000 deviations.
+    reach = 1e3 if normalizer.clip is None else normalizer.clip
+    rows = [mean, *(np.full(size, value) for value in (0.0, -0.0, 1.0, -1.0, 1e-3, 1e-30, 1e-42, -1e-42))]
+    for sign in (1.0, -1.0):
+        edge = (mean + sign * reach * std).astype(np.float32)
+        rows += [
+            mean + sign * std,
+            edge,
+            np.nextafter(edge, np.float32(np.inf)),
+            np.nextafter(edge, np.float32(-np.inf)),
+        ]
+        rows += [
+            mean + sign * 0.999 * reach * std,
+            mean + sign * reach * std * np.where(np.arange(size) % 2, 1.0, -1.0),
+        ]
+        if normalizer.clip is not None:
+            rows += [mean + sign * 1e2 * std, *(np.full(size, sign * value) for value in (1e3, 1e6, 1e30, 3.4e38))]
+        for entry in range(0, size, max(1, size // 8)):
+            alone = mean.copy()
+            alone[entry] += sign * reach * std[entry]
+            rows.append(alone)
+    return np.asarray(rows, dtype=np.float32)
+
+
+def parity_observations(
+    contract: Contract, rng: np.random.Generator, observations: np.ndarray | None = None, count: int = OBSERVATIONS
+) -> np.ndarray:
+    """At least `count` observations [N, O] float32: the edge cases, up to half real ones, the rest drawn.
+
+    Drawn ones are normal around the normaliser's mean with 1, 3 and 10 deviations. `observations` [n, O] are real ones.
+    """
+    return _observations(contract, rng, observations, count)[0]
+
+
+def _observations(
+    contract: Contract, rng: np.random.Generator, observations: np.ndarray | None, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `parity_observations`, and which rows [N] bool are ordinary: the real ones, else drawn ones near the mean."""
+    edges = edge_observations(contract)
+    real = np.empty((0, contract.observation_size), np.float32)
+    if observations is not None and len(observations):
+        if observations.ndim != 2 or observations.shape[1] != contract.observation_size:
+            raise ExportError(f"observations are {list(observations.shape)}, the policy takes [N, {edges.shape[1]}]")
+        finite = observations[np.isfinite(observations).all(axis=1)]
+        real = finite[rng.permutation(len(finite))[: count // 2]].astype(np.float32)
+    drawn = max(count - len(edges) - len(real), 0)
+    std = np.maximum(contract.normalizer.std, contract.normalizer.eps)
+    spread = np.asarray([1.0, 3.0, 10.0])[rng.integers(3, size=(drawn, 1))]
+    noise = rng.standard_normal((drawn, contract.observation_size))
+    random = (np.asarray(contract.normalizer.mean) + spread * std * noise).astype(np.float32)
+    inputs = np.concatenate([edges, real, random])
+    index = np.arange(len(inputs))
+    if len(real):
+        return inputs, (index >= len(edges)) & (index < len(edges) + len(real))
+    near = np.abs((inputs.astype(np.float64) - np.asarray(contract.normalizer.mean)) / std).max(axis=1)
+    return inputs, (index >= len(edges)) & (near <= ORDINARY_DEVIATIONS)
+
+
+def make_cases(
+    model: bytes, reference: Reference, rng: np.random.Generator, observations: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Observations with the trained network's outputs and how far from them the float32 export may be.
+
+    `reference` maps observations [N, O] float32 to (action [N, A], raw [N, A]), the mean action in environment units.
+    `alone` are the rows to run one by one, all edge cases among them; `ordinary` [N] bool those a robot would see. For
+    a stochastic policy `eps` and `noisy` are noise and the action with it. Raises ParityError when the network gives
+    NaN.
+    """
+    template = Template.from_bytes(model)
+    contract = template.contract
+    inputs, ordinary = _observations(contract, rng, observations, OBSERVATIONS)
+    action, raw = _reference_outputs(reference, inputs, contract)
+    action_tolerance, raw_tolerance = _tolerance(action, raw, contract)
+    edges = len(edge_observations(contract))
+    cases = {
+        "observation": inputs,
+        "ordinary": ordinary,
+        "alone": np.unique(np.r_[:edges, rng.choice(len(inputs), BOUND_OBSERVATIONS, replace=False)]),
+        "golden": np.arange(edges + GOLDEN_ROWS),
+        "action": action,
+        "raw": raw,
+        "action_tolerance": action_tolerance,
+        "raw_tolerance": raw_tolerance,
+    }
+    if contract.stochastic.eps:
+        eps = rng.standard_normal(action.shape).astype(np.float32)
+        eps[::2] = 0.0
+        cases |= {"eps": eps, "noisy": noisy_action(template, raw, eps)}
+    return cases
+
+
+def compare(runner: PolicyRunner, cases: Arrays) -> dict[str, Any]:
+    """Compare an opened policy with the network's outputs: as one batch, one by one, and with noise.
+
+    A variant that takes one observation at a time runs all of them one by one. Returns a JSON-able report. Raises
+    ParityError naming the worst row when float32 leaves its tolerance, or any variant gives NaN or leaves its bounds.
+    """
+    contract, variant = runner.contract, runner.policy.variant
+    one_by_one = variant in MAX_BATCH
+    everything = np.arange(len(cases["observation"]))
+    runs: list[tuple[str, np.ndarray, str, np.ndarray | None]] = [
+        ("alone", everything if one_by_one else cases["alone"], "action", None)
+    ]
+    if not one_by_one:
+        runs.insert(0, ("as one batch", everything, "action", None))
+    if "eps" in cases:
+        runs.append(("with noise", everything, "noisy", cases["eps"]))
+    span = np.asarray(contract.action.high) - np.asarray(contract.action.low)
+    shares, worst = [], {"action": np.zeros(len(span)), "raw": np.zeros(len(span))}
+    ordinary_error = 0.0
+    for how, rows, action, eps in runs:
+        inputs = cases["observation"][rows]
+        if one_by_one or how == "alone":
+            single = [runner.infer(inputs[i], None if eps is None else eps[i]) for i in range(len(inputs))]
+            outputs = {"action": np.stack([a for a, _ in single]), "raw": np.stack([r for _, r in single])}
+        else:
+            outputs = dict(zip(("action", "raw"), runner.infer(inputs, eps), strict=True))
+        expected = {"action": cases[action][rows], "raw": cases["raw"][rows]}
+        allowed = {name: cases[f"{name}_tolerance"][rows] for name in outputs}
+        if variant == FLOAT32:
+            shares.append(_check(inputs, outputs, expected, allowed, how))
+        _check_sound(inputs, outputs, contract, f"{variant} run {how}")
+        errors = {name: np.abs(outputs[name].astype(np.float64) - expected[name]) for name in outputs}
+        worst = {name: np.maximum(worst[name], errors[name].max(axis=0)) for name in outputs}
+        within = errors["action"][cases["ordinary"][rows]] / span
+        ordinary_error = max(ordinary_error, float(within.max(initial=0.0)))
+    report = {
+        "observations": len(everything),
+        "one_by_one": len(everything) if one_by_one else len(cases["alone"]),
+        "largest_batch": 1 if one_by_one else len(everything),
+        "ordinary": int(cases["ordinary"].sum()),
+        "action_error": float(np.max(worst["action"] / span)),
+        "action_error_ordinary": ordinary_error,
+        "action_error_units": worst["action"].tolist(),
+        "raw_error": float(worst["raw"].max()),
+        "raw_error_entries": worst["raw"].tolist(),
+    }
+    return report | ({"tolerance": TOLERANCE, "share_of_tolerance": max(shares)} if shares else {})
+
+
+def check_parity(models: Mapping[str, bytes], cases: Arrays) -> dict[str, dict[str, Any]]:
+    """`compare` for every variant, in a fresh process in which neither torch nor onnx can be imported.
+
+    Returns the reports by variant. Raises ParityError as `compare` does, ExportError when the process fails otherwise.
+    """
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    try:
+        with tempfile.TemporaryDirectory(prefix="slipway-parity-") as folder:
+            np.savez(Path(folder) / CASES, **cases)  # type: ignore[arg-type]
+            for variant, model in models.items():
+                (Path(folder) / VARIANTS[variant]).write_bytes(model)
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "export.parity_check", folder, *models],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            )
+    except OSError as error:
+        raise ExportError(
+            f"parity gate's process cannot start ({error}); free the temporary disk and export again"
+        ) from error
+    try:
+        said = json.loads(done.stdout)
+    except ValueError as error:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise ExportError(f"parity gate's process failed ({last}); mend the installation and export again") from error
+    if "refused" in said:
+        raise ParityError(said["refused"])
+    reports: dict[str, dict[str, Any]] = said
+    return reports
+
+
+def beyond_limit(variant: str, report: Mapping[str, Any]) -> bool:
+    """Whether a variant is to be left out. Raises ParityError for one that was asked for and is useless."""
+    error, limit = report["action_error_ordinary"], LIMITS.get(variant, np.inf)
+    if error > limit and variant == "int8":
+        raise ParityError(
+            f"variant int8 moves an action by {error:.2g} of its range on ordinary observations, more than {limit:g}: "
+            "export without it"
+        )
+    return bool(error > limit)
+
+
+def golden_of(cases: Arrays, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """The rows that a bundle keeps, with the network's outputs and every variant's tolerance (`VARIANT.NAME`)."""
+    rows = cases["golden"]
+    golden = {name: cases[name][rows] for name in ("observation", "action", "raw", "action_tolerance", "raw_tolerance")}
+    if "eps" in cases:
+        golden |= {"eps": cases["eps"][rows], "action": cases["noisy"][rows]}
+    for variant, report in reports.items():
+        if variant != FLOAT32:
+            for name, measured in (("action", report["action_error_units"]), ("raw", report["raw_error_entries"])):
+                tolerance = cases[f"{name}_tolerance"][rows] + VARIANT_MARGIN * np.asarray(measured)
+                golden[f"{variant}.{name}_tolerance"] = tolerance
+    return golden
+
+
+def noisy_action(template: Template, raw: np.ndarray, eps: np.ndarray) -> np.ndarray:
+    """The stochastic action [N, A] in float64, from the formula: clamp(tanh(raw) + exp(log_std) eps), then scaled."""
+    constants = template.contract.constants()
+    std = np.exp(template.weight("log_std").astype(np.float64))
+    unit = np.clip(np.tanh(raw.astype(np.float64)) + std * eps, -1.0, 1.0)
+    scaled = unit * constants["action.scale"] + constants["action.shift"]
+    return np.asarray(np.clip(scaled, constants["action.low"], constants["action.high"]))
+
+
+def _reference_outputs(reference: Reference, inputs: np.ndarray, contract: Contract) -> tuple[np.ndarray, np.ndarray]:
+    action, raw = (np.asarray(output) for output in reference(inputs.copy()))
+    shape = (len(inputs), contract.action_size)
+    if action.shape != shape or raw.shape != shape:
+        raise ParityError(f"reference gives {action.shape} and {raw.shape} for {len(inputs)} observations, not {shape}")
+    bad = ~(np.isfinite(action).all(axis=1) & np.isfinite(raw).all(axis=1))
+    if bad.any():
+        row = inputs[int(np.argmax(bad))]
+        raise ParityError(f"the trained network itself gives NaN or infinity for observation {_show(row)}: train again")
+    return action.astype(np.float32), raw.astype(np.float32)
+
+
+def _tolerance(action: np.ndarray, raw: np.ndarray, contract: Contract) -> tuple[np.ndarray, np.ndarray]:
+    span = np.asarray(contract.action.high) - np.asarray(contract.action.low)
+    for_raw = TOLERANCE * (np.abs(raw) + np.maximum(1.0, np.abs(raw).max(axis=0)))
+    slope = (1.0 - np.tanh(raw.astype(np.float64)) ** 2) * span / 2
+    return TOLERANCE * (np.abs(action) + span) + slope * for_raw, for_raw
+
+
+def _check(inputs: np.ndarray, actual: Arrays, expected: Arrays, allowed: Arrays, how: str) -> float:
+    worst = 0.0
+    for name, a in actual.items():
+        b = expected[name]
+        share = np.abs(a.astype(np.float64) - b) / allowed[name]
+        if not (share <= 1.0).all():
+            row = int(np.argmax(np.nan_to_num(share, nan=np.inf).max(axis=1)))
+            raise ParityError(
+                f"export differs from the trained network: {name} run {how} for observation {_show(inputs[row])} is "
+                f"{_show(a[row])}, the network gives {_show(b[row])}; check that the contract's normaliser and bounds "
+                "are the ones it was trained with"
+            )
+        worst = max(worst, float(share.max(initial=0.0)))
+    return worst
+
+
+def _check_sound(inputs: np.ndarray, outputs: Arrays, contract: Contract, how: str) -> None:
+    constants = contract.constants()
+    within = (outputs["action"] >= constants["action.low"]) & (outputs["action"] <= constants["action.high"])
+    sound = (within & np.isfinite(outputs["raw"])).all(axis=1)
+    if not sound.all():
+        row = int(np.argmin(sound))
+        raise ParityError(
+            f"variant {how} gives {_show(outputs['action'][row])} for observation {_show(inputs[row])}, "
+            "NaN or outside the bounds; export without it"
+        )
+
+
+def _show(row: np.ndarray) -> str:
+    text = ", ".join(f"{value:.7g}" for value in row[:4])
+    return f"[{text}{', …' if len(row) > 4 else ''}]"
