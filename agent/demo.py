@@ -100,7 +100,7 @@ class Demo:
         config = train_config(self.settings, replay=self.dataset, out=self.run, seed=self.seed)
         outcome = self.train(config)
         if not outcome["finished"]:
-            raise RunError(f"stopped; everything is saved: the same command goes on from {self.out}")
+            raise self._stopped()
         with self._stage("export", "exporting and comparing with the trained network"):
             # An export names the commit it was made by, so a later one of the same weights may differ.
             if not self.bundle.exists():
@@ -135,6 +135,8 @@ class Demo:
                 max_episode_steps=self.settings.time_limit, expert=self.settings.expert,
             )
         )  # fmt: skip
+        if outcome["steps"] < self.settings.dataset_steps:
+            raise self._stopped()
         write_atomic(marker, json.dumps(outcome).encode())
 
     def train(self, config: TrainConfig) -> dict[str, Any]:
@@ -165,6 +167,8 @@ class Demo:
                     seed=self.seed + 1,
                 )
             )  # fmt: skip
+            if report["episodes"] < self.settings.evaluation_episodes // 2:
+                raise self._stopped()
             score = summarize(
                 lookup(ENV), np.asarray(report["returns"]), np.asarray(report["lengths"]),
                 np.asarray(report["successes"]),
@@ -185,6 +189,10 @@ class Demo:
             raise RunError(f"{self.out} exists and holds no demo: choose another --out")
         self.out.mkdir(parents=True, exist_ok=True)
         write_atomic(marker, json.dumps(mine).encode())
+
+    def _stopped(self) -> RunError:
+        """A stage that SIGTERM or Ctrl-C ended early is not taken for complete."""
+        return RunError(f"stopped; everything is saved: the same command goes on from {self.out}")
 
     @contextmanager
     def _stage(self, name: str, words: str) -> Iterator[None]:
