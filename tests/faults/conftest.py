@@ -11,7 +11,7 @@ import pytest
 from tests.integration.command import outcome
 
 PRETRAIN_STEPS = 600
-CHECKPOINT_STEPS = 200
+CHECKPOINT_STEPS = 300
 WARMUP_STEPS = 200
 UTD = 0.5
 TOLERANCE_STEPS = 100

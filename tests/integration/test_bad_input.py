@@ -146,6 +146,7 @@ PLACES: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "finetune of nothing": (("finetune", "nowhere", "--online-steps", 900), ("nowhere", "slipway train")),
     "finetune into warm-up": (("finetune", "run", "--online-steps", 100), ("100", "--online-steps")),
     "status of no run": (("status", "notes"), ("notes", "slipway train")),
+    "report of no run": (("report", "notes"), ("notes", "slipway train")),
     "replay info of no store": (("replay", "info", "notes"), ("notes", "slipway ingest")),
     "export of no run": (("export", "notes", "--out", "never"), ("notes", "slipway train")),
     "eval of nothing": (("eval", "nowhere"), ("nowhere", "bundle")),

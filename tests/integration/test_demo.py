@@ -11,6 +11,7 @@ import pytest
 
 from export.verify import verify
 from replay.store import Store
+from tests.faults.agent import Agent
 from tests.integration.command import one_object, refusal, run
 
 POLICIES = ("dataset", "pretrained", "finetuned", "deployed")
@@ -93,3 +94,14 @@ def test_the_same_command_resumes_and_tells_the_same_numbers(first: Played, seco
 def test_another_demo_in_its_folder_is_refused(first: Played, second: Played) -> None:
     line = refusal("demo", "--out", "demo", "--seed", 1, cwd=first.folder.parent)
     assert "another --out" in line
+
+
+def test_a_stop_while_collecting_is_not_taken_for_the_whole_dataset(tmp_path: Path) -> None:
+    with Agent("demo", "--out", "demo", cwd=tmp_path, run=tmp_path / "demo" / "run") as agent:
+        stream = tmp_path / "demo" / "log.zarr" / "streams" / "collect"
+        agent.wait_for("the first stored steps", stream.exists)
+        agent.stop()
+        _, stderr = agent.process.communicate()
+    assert "the same command goes on" in stderr
+    assert "ingest" not in stderr
+    assert not (tmp_path / "demo" / "log.json").exists()

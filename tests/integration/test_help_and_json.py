@@ -121,6 +121,12 @@ def test_status_says_that_a_finished_run_is_done(place: Path, trained: Made) -> 
     assert record["last_evaluation"]["label"] == "finetuned"
 
 
+def test_report_says_where_the_page_is(place: Path, trained: Made) -> None:
+    record = outcome("report", "run", "--out", "page.html", cwd=place)
+    assert (place / record["report"]).read_text().rstrip().endswith("</html>")
+    assert record["run"] == "run"
+
+
 def test_tables_are_for_people_and_leave_stderr_alone(place: Path, trained: Made, bundle: Made) -> None:
     """Without --json the same verbs print words, never JSON, and succeed."""
     for command in (
