@@ -102,7 +102,7 @@ class PolicyWatcher:
         try:
             runner = self._open(path)
         except ExportError as error:
-            self._refuse(str(error))
+            self._refuse(str(error) if str(path) in str(error) else f"{path}: {error}")
             return
         if runner is not None:
             self._known = runner.policy.model
