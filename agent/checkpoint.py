@@ -23,7 +23,8 @@ import safetensors.torch
 from torch import Tensor
 
 from agent.errors import CheckpointError
-from agent.files import sync_directory, write_atomic
+from agent.files import write_atomic
+from replay.layout import fsync_directory
 
 FORMAT = "slipway.checkpoint/1"
 
@@ -72,9 +73,9 @@ def _write(final: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> No
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    sync_directory(temporary)
+    fsync_directory(temporary)
     temporary.rename(final)
-    sync_directory(final.parent)
+    fsync_directory(final.parent)
 
 
 def complete(folder: Path) -> list[Path]:

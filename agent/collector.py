@@ -17,8 +17,8 @@ import numpy as np
 
 from agent.board import Board, CollectorSlot, Phase, Slot
 from agent.config import TrainConfig
-from agent.errors import SLIPWAY_ERRORS, RunError
-from agent.process import StopSignal, die_with_parent
+from agent.errors import RunError
+from agent.process import StopSignal, run_child
 from agent.publish import policy_path
 from agent.run_directory import RunDirectory
 from envs.errors import EnvFault
@@ -147,41 +147,38 @@ def collect(
         writer.cut(observation)
 
 
-def main(run_path: str, index: str, parent: str) -> int:
-    """Entry point of the process; 0 when stopped, 2 with a line on stderr for the user's input."""
-    die_with_parent(int(parent))
-    run, number = RunDirectory(Path(run_path)), int(index)
+def run_collector(run: RunDirectory, number: int) -> None:
+    """Drive environment `number` of `run` until told to stop."""
     board = Board(run.board)
     stopping = StopSignal(also=lambda: board.stopping)
-    try:
-        config = run.load_config()
-        spec = json.loads(run.env.read_text())
+    config = run.load_config()
+    spec = json.loads(run.env.read_text())
 
-        def build() -> FlatEnv:
-            return make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
+    def build() -> FlatEnv:
+        return make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
 
-        def replace(fault: EnvFault) -> FlatEnv:
-            run.event("env_fault", str(fault), collector=number)
-            budget.spend(fault, writer.steps)
-            return build()
+    def replace(fault: EnvFault) -> FlatEnv:
+        run.event("env_fault", str(fault), collector=number)
+        budget.spend(fault, writer.steps)
+        return build()
 
-        env, budget = build(), FaultBudget()
-        store = Store.open(run.replay)
-        with store.writer(f"collector-{number:03d}", durability=config.online.durability) as writer:
-            slots = board.collector(number)
-            slots[CollectorSlot.STEPS] = writer.steps
-            # A restarted collector must not repeat the noise and resets of its predecessor.
-            rng = np.random.default_rng(np.random.SeedSequence([config.seed, COLLECTOR_BRANCH + number, writer.steps]))
-            policy = LatestPolicy(run.policies, board, noise=config.online.exploration_noise, rng=rng)
-            collect(
-                env, replace, policy, writer,
-                may_step=Pacer(board, config).may_step, stopping=stopping, columns=store.spec.info,
-                slots=slots, rng=rng,
-            )  # fmt: skip
-    except SLIPWAY_ERRORS as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+    env, budget = build(), FaultBudget()
+    store = Store.open(run.replay)
+    with store.writer(f"collector-{number:03d}", durability=config.online.durability) as writer:
+        slots = board.collector(number)
+        slots[CollectorSlot.STEPS] = writer.steps
+        # A restarted collector must not repeat the noise and resets of its predecessor.
+        rng = np.random.default_rng(np.random.SeedSequence([config.seed, COLLECTOR_BRANCH + number, writer.steps]))
+        policy = LatestPolicy(run.policies, board, noise=config.online.exploration_noise, rng=rng)
+        collect(
+            env, replace, policy, writer,
+            may_step=Pacer(board, config).may_step, stopping=stopping, columns=store.spec.info, slots=slots, rng=rng,
+        )  # fmt: skip
+
+
+def main(run_path: str, index: str, parent: str) -> int:
+    """Entry point of the process."""
+    return run_child(parent, lambda: run_collector(RunDirectory(Path(run_path)), int(index)))
 
 
 if __name__ == "__main__":

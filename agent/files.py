@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from replay.layout import fsync_directory
+
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Replace `path` by `data` through a temporary file; `durable` also survives a power loss."""
@@ -21,16 +23,7 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     if durable:
-        sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames in `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fsync_directory(path.parent)
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from agent.finetune import finetune
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
 from agent.pretrain import pretrain
-from agent.process import StopSignal, die_with_parent
+from agent.process import StopSignal, run_child
 from agent.publish import Publisher
 from agent.run_directory import RunDirectory
 from agent.training_log import TrainingLog
@@ -314,25 +314,21 @@ def generator_of(seed: int, branch: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, branch]))
 
 
-def main(run_path: str, parent: str) -> int:
-    """Entry point of the process; 0 when done or stopped, 2 with a line on stderr for the user's input."""
-    from agent.errors import SLIPWAY_ERRORS
-
-    die_with_parent(int(parent))
-    run = RunDirectory(Path(run_path))
+def run_learner(run: RunDirectory) -> None:
+    """Train `run` from wherever it stands until done or stopped."""
     board = Board(run.board)
     stopping = StopSignal(also=lambda: board.stopping)
-    try:
-        config = run.load_config()
-        torch.set_num_threads(config.threads)
-        learner = Learner(run, config, board, stopping)
-        learner.restore()
-        learner.train()
-        learner.log.close()
-    except SLIPWAY_ERRORS as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+    config = run.load_config()
+    torch.set_num_threads(config.threads)
+    learner = Learner(run, config, board, stopping)
+    learner.restore()
+    learner.train()
+    learner.log.close()
+
+
+def main(run_path: str, parent: str) -> int:
+    """Entry point of the process."""
+    return run_child(parent, lambda: run_learner(RunDirectory(Path(run_path))))
 
 
 if __name__ == "__main__":

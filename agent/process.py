@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 from collections.abc import Callable
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -28,6 +29,23 @@ def die_with_parent(parent: int) -> None:
     if os.getppid() != parent:
         # The parent died before the request was in place.
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_child(parent: str, body: Callable[[], None]) -> int:
+    """Run `body` in a child process of the agent with pid `parent`; returns the exit code.
+
+    0 when `body` returns, 2 with one line on stderr when it finds the user's input at fault; a crash is a traceback.
+    """
+    # Only here: the thread variables of this module must be set before anything heavier is imported.
+    from agent.errors import SLIPWAY_ERRORS
+
+    die_with_parent(int(parent))
+    try:
+        body()
+    except SLIPWAY_ERRORS as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
 
 
 class StopSignal:

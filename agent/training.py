@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,9 @@ def train(
     run came to its end or was stopped by SIGTERM or Ctrl-C. Raises the errors of `agent.errors.SLIPWAY_ERRORS`.
     """
     validate(config)
+    if importlib.util.find_spec("torch") is None:
+        # The learner would find out by itself, but in a process whose restarts cannot mend it.
+        raise ModuleNotFoundError("training needs torch", name="torch")
     config = dataclasses.replace(config, replay=config.replay.resolve(), out=config.out.resolve())
     run = RunDirectory(config.out)
     run.check_belongs_to(config)

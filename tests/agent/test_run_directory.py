@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from agent import run_directory
 from agent.algorithms.iql_config import IQLConfig
 from agent.config import TrainConfig
 from agent.errors import RunError
@@ -62,6 +64,42 @@ def test_a_killed_agent_releases_its_run(run: RunDirectory) -> None:
         process.wait()
         with run.exclusive():
             assert run.lock.read_text() != str(process.pid)
+
+
+def test_a_run_whose_agent_was_killed_is_held_until_its_last_child_has_left(run: RunDirectory) -> None:
+    child = "import sys, time; sys.stdin.read(); open(sys.argv[1], 'w').write('saved')"
+    program = (
+        "import subprocess, sys, time; from pathlib import Path; from agent.run_directory import RunDirectory\n"
+        "with RunDirectory(Path(sys.argv[1])).exclusive() as lock:\n"
+        f"    subprocess.Popen([sys.executable, '-c', {child!r}, sys.argv[2]], pass_fds=[lock])\n"
+        "    print('held', flush=True); time.sleep(600)"
+    )
+    trace = run.path / "trace"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(run.path), str(trace)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.kill()
+        process.wait()
+        # The orphan goes on until its input ends; nobody else may have the run before that.
+        threading.Timer(0.5, process.stdin.close).start()
+        with run.exclusive():
+            assert trace.read_text() == "saved"
+
+
+def test_an_orphan_that_never_leaves_is_reported_not_waited_for_without_end(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_directory, "ORPHAN_SECONDS", 0.2)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with another_agent(run):
+        run.lock.write_text(str(gone.pid))
+        with pytest.raises(RunError, match=f"in use by the agent with pid {gone.pid}"), run.exclusive():
+            pytest.fail("two agents hold one run")
 
 
 def test_the_run_is_free_again_afterwards(run: RunDirectory) -> None:

@@ -19,7 +19,7 @@ TOLERANCE_STEPS = 100
 SMALL = (
     "--algorithm.hidden", 32, 32, "--algorithm.batch-size", 32, "--pretrain-steps", PRETRAIN_STEPS,
     "--online.warmup-steps", WARMUP_STEPS, "--online.tolerance-steps", TOLERANCE_STEPS,
-    "--online.publish-seconds", 0.2, "--evaluation.final-episodes", 5, "--evaluation.episodes", 3,
+    "--online.publish-seconds", 0.4, "--evaluation.final-episodes", 5, "--evaluation.episodes", 3,
     "--evaluation.every-steps", 300, "--log-every", 50,
 )  # fmt: skip
 

@@ -148,6 +148,11 @@ def test_a_device_says_which_extra_a_verb_needs(bare: Device, place: Path, bundl
     assert re.search(r"pip install 'slipway\[(sim|train)\]'", line)
 
 
+def test_training_without_torch_is_refused_before_anything_is_made(simulating: Device, place: Path, data: Made) -> None:
+    line = refusal("train", "--replay", "data.zarr", "--out", "never", cwd=place, extra=simulating.extra)
+    assert "pip install 'slipway[train]'" in line
+
+
 def test_doctor_examines_an_installation_whose_torch_is_broken(bare: Device, place: Path) -> None:
     record = outcome("doctor", cwd=place, extra=bare.extra)
     assert "cannot be imported" in record["accelerator"]

@@ -105,10 +105,10 @@ def test_every_online_step_was_stored(trained: Made) -> None:
 
 def test_every_row_was_made_by_a_published_version_and_versions_never_go_back(trained: Made) -> None:
     reader = Store.open(trained.path / "replay.zarr").reader()
-    published = {int(path.stem[1:]) for path in (trained.path / "policies").glob("v*.onnx")}
+    newest = max(int(path.stem[1:]) for path in (trained.path / "policies").glob("v*.onnx"))
     for stream, head in reader.heads.items():
         versions = reader.meta(stream, 0, head)[:, 0]
-        assert set(versions.tolist()) <= published
+        assert versions.max() <= newest
         assert (np.diff(versions) >= 0).all()
         assert versions[0] == 1
         assert versions[-1] > 1, "no collector ever swapped its policy"
@@ -138,9 +138,11 @@ def test_collectors_explored_around_the_policy_that_they_name(trained: Made) -> 
     for episode in Store.open(trained.path / "replay.zarr").episodes():
         for version in np.unique(episode.policy_version):
             of_version = episode.policy_version == version
-            runner = PolicyRunner(trained.path / "policies" / f"v{version:06d}.onnx")
-            mean = runner.act(episode.observations[:-1][of_version])
-            deviations.append(episode.actions[of_version] - mean)
+            published = trained.path / "policies" / f"v{version:06d}.onnx"
+            # Only the newest twenty and the first are kept.
+            if published.exists():
+                mean = PolicyRunner(published).act(episode.observations[:-1][of_version])
+                deviations.append(episode.actions[of_version] - mean)
         assert (np.abs(episode.actions) <= 1.0).all()
     noise = np.concatenate(deviations)
     assert np.abs(noise).max() > 0.01

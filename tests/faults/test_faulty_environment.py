@@ -1,0 +1,114 @@
+"""An environment that raises, returns NaN or hangs: its episodes are cut before the fault, and the run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from replay.store import Store
+from tests.faults.agent import events, lines
+from tests.faults.faulty_cart import FAULT_EVERY, TIME_LIMIT
+from tests.integration.command import ROOT, outcome, run
+
+MODULE = "tests.faults.faulty_cart"
+EXTRA = {"PYTHONPATH": str(ROOT)}
+ONLINE_STEPS = 500
+SMALL = (
+    "--algorithm.hidden", 16, "--algorithm.batch-size", 16, "--pretrain-steps", 20, "--online-steps", ONLINE_STEPS,
+    "--online.warmup-steps", 100, "--online.utd", 0.2, "--evaluation.final-episodes", 2, "--evaluation.every-steps", 0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data of the sound cart."""
+    folder = tmp_path_factory.mktemp("cart")
+    env = f"{MODULE}:SoundCart-v0"
+    outcome(
+        "collect", "--env", env, "--policy", "random", "--steps", 300, "--out", "data.zarr", cwd=folder, extra=EXTRA
+    )
+    return folder
+
+
+def train(env: str, out: str) -> tuple[object, ...]:
+    return ("train", "--replay", "data.zarr", "--env", f"{MODULE}:{env}", "--out", out, *SMALL)
+
+
+@pytest.fixture(scope="module")
+def faulty(cart: Path) -> tuple[Path, dict[str, Any]]:
+    """A run in the faulty environment, and what it said at its end."""
+    return cart / "faulty", outcome(*train("FaultyCart-v0", "faulty"), cwd=cart, extra=EXTRA)
+
+
+def test_a_run_completes_in_spite_of_faults(faulty: tuple[Path, dict[str, Any]]) -> None:
+    path, said = faulty
+    assert said["finished"] is True
+    assert {"pretrained", "finetuned"} <= said.keys()
+    assert json.loads((path / "status.json").read_text())["online_steps"] == ONLINE_STEPS
+
+
+def test_every_fault_is_an_incident_that_says_what_happened(faulty: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = faulty
+    faults = [event for event in events(path) if event["kind"] == "env_fault"]
+    assert len(faults) == ONLINE_STEPS // (FAULT_EVERY - 1)
+    assert json.loads((path / "status.json").read_text())["collectors"][0]["faults"] == len(faults)
+    for fault, words in zip(
+        faults, ("not finite|nan", "reward is inf", "shape", "RuntimeError: the gripper"), strict=False
+    ):
+        assert "FaultyCart-v0" in fault["message"]
+        assert any(word in fault["message"] for word in words.split("|")), fault["message"]
+        assert "\n" not in fault["message"]
+    assert not [event for event in events(path) if event["kind"] == "restart"], "a fault took its collector down"
+
+
+def test_episodes_are_cut_before_the_fault_and_never_sampled_through(faulty: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = faulty
+    store = Store.open(path / "replay.zarr")
+    episodes = list(store.episodes())
+    interrupted = [episode for episode in episodes if episode.interrupted]
+    faults = sum(event["kind"] == "env_fault" for event in events(path))
+    # Beside those that a fault cut at most the one that the end of the run did.
+    assert faults - 1 <= len(interrupted) <= faults + 1
+    for episode in episodes:
+        assert np.isfinite(episode.observations).all()
+        assert np.isfinite(episode.rewards).all()
+        steps, number = episode.observations[:, 2], episode.observations[:, 3]
+        np.testing.assert_allclose(np.diff(steps), 0.1, atol=1e-5)
+        assert (number == number[0]).all(), "a transition leads from one episode into another"
+        assert steps[0] == 0.0
+        assert not episode.terminated, "a fault or a time limit was stored as an end of the task"
+        assert episode.truncated == (len(episode.rewards) == TIME_LIMIT)
+    # All that can be sampled is in those episodes, and thanks to the cut rows it is every step that was made.
+    assert store.num_steps == sum(len(episode.rewards) for episode in episodes) == ONLINE_STEPS
+
+
+def test_an_environment_that_only_fails_ends_the_run_with_its_message(cart: Path) -> None:
+    done = run(*train("BrokenCart-v0", "broken"), cwd=cart, extra=EXTRA)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("slipway")]
+    assert "BrokenCart-v0" in error
+    assert "the motor is disconnected" in error
+    assert "resumes" in error
+    faults = [event for event in events(cart / "broken") if event["kind"] == "env_fault"]
+    assert 1 < len(faults) < 10
+
+
+@pytest.mark.full
+def test_a_hung_environment_is_killed_and_replaced(cart: Path) -> None:
+    extra = {**EXTRA, "HANG_FLAG": str(cart / "hung")}
+    said = outcome(*train("HangingCart-v0", "hanging"), "--evaluation.final-episodes", 1, cwd=cart, extra=extra)
+    assert said["finished"] is True
+    assert (cart / "hung").exists(), "it never hung"
+    kinds = [event["kind"] for event in events(cart / "hanging")]
+    assert "env_hung" in kinds
+    assert "restart" in kinds
+    store = Store.open(cart / "hanging" / "replay.zarr")
+    assert json.loads((cart / "hanging" / "status.json").read_text())["online_steps"] == ONLINE_STEPS
+    for episode in store.episodes():
+        assert (episode.observations[:, 3] == episode.observations[0, 3]).all()
+    assert lines(cart / "hanging" / "metrics.jsonl")
