@@ -103,17 +103,18 @@ class Watchdog:
         return {"timeout_s": self.timeout_s, "alarmed": self.alarmed, "feeds": self.feeds}
 
     def close(self) -> None:
-        """Disarm and end the process."""
+        """End the process. Armed still, because `safe_stop` raised for instance, it stops the robot first."""
         if self._alive < 0:
             return
-        self.disarm()
         os.close(self._alive)
         self._alive = -1
         try:
             self._process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            # Whoever is stopping the robot is left to it.
+            if not _SLOT.unpack_from(self._memory, _FED)[0]:
+                self._process.kill()
+                self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
 
@@ -179,15 +180,17 @@ def main(target: str, kind: str, timeout: str, memory: str, gone: str) -> int:
     """Entry point of the process."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    # The first line is for the parent; what the user's code prints goes where a person reads it.
+    parent, sys.stdout = sys.stdout, sys.stderr
     try:
         stop = load_attribute(target)
         if kind == "factory":
             stop = stop().safe_stop
     except Exception as error:  # noqa: BLE001 - the user's code; the parent refuses to start and says why
-        sys.stdout.write(" ".join(f"{target} ({kind}): {error}".split()) + "\n")
+        parent.write(" ".join(f"{target} ({kind}): {error}".split()) + "\n")
         return 2
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    parent.write("ready\n")
+    parent.flush()
     with mmap.mmap(int(memory), _SIZE) as shared:
         watch(shared, int(gone), float(timeout), stop)
     return 0

@@ -49,6 +49,12 @@ class Unbuildable(Hardware):
         super().__init__()
 
 
+class Chatty(Hardware):
+    def __init__(self) -> None:
+        print("hardware: built")
+        super().__init__()
+
+
 class Permuted(Hardware):
     contract = {"observation": [{"name": "qvel"}, {"name": "qpos"}]}  # noqa: RUF012
 

@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 
+from export.control_loop import ControlLoop
 from export.errors import ExportError
+from export.runner import PolicyRunner
 from export.watchdog import Watchdog
 from replay.ingest import ingest
 from replay.store import Store
+from tests.export.hardware import Hardware
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 0.6
@@ -165,8 +168,18 @@ def test_it_is_armed_by_the_first_feed_and_disarmed_by_a_stop(hardware: Path) ->
     assert stops(hardware) == ["watchdog"] * 3
 
 
+def test_a_safe_stop_that_raises_is_the_watchdogs_business(hardware: Path, pristine_bundle: Path) -> None:
+    class Jammed(Hardware):
+        def safe_stop(self) -> None:
+            raise OSError("brake is jammed")
+
+    with pytest.raises(OSError, match="jammed"), Watchdog(STOP, timeout_s=30.0) as watchdog:
+        ControlLoop(Jammed(), PolicyRunner(pristine_bundle), hz=None, watchdog=watchdog, max_steps=5).run()
+    assert stops(hardware) == ["watchdog"]
+
+
 def test_without_a_stop_function_the_watchdogs_own_robot_stops(hardware: Path) -> None:
-    with Watchdog(ROBOT, timeout_s=0.1, factory=True) as watchdog:
+    with Watchdog("tests.export.hardware:Chatty", timeout_s=0.1, factory=True) as watchdog:
         watchdog.feed()
         wait_for(lambda: stops(hardware) == ["loop"], SLACK)
         watchdog.reset()
