@@ -108,8 +108,9 @@ class Learner:
             ):  # fmt: skip
                 self.save()
                 return False
-            self.save()
+            # First the version, so that the checkpoint, and what is exported from it, bears the evaluated one's number.
             self.publish()
+            self.save()
         board[Slot.PHASE] = Phase.DONE
         return True
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.board import Board
+from agent.board import Board, Slot
 from replay.store import Store
 from tests.integration.command import SLIPWAY, environment
 
@@ -29,6 +29,7 @@ class Agent:
 
     def __init__(self, *arguments: object, cwd: Path, run: Path, extra: dict[str, str] | None = None) -> None:
         self.run = run
+        self._seen: set[int] = set()
         self.process = subprocess.Popen(
             [str(SLIPWAY), *map(str, arguments)],
             cwd=cwd, env=environment(extra), text=True, stdin=subprocess.DEVNULL,
@@ -39,10 +40,14 @@ class Agent:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for pid in [*self.children().values(), self.process.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self.children()
+        self.process.kill()
         self.process.communicate()
+        for pid in self._seen:
+            # An id may have been given to another process since; ours name the run that they belong to.
+            with contextlib.suppress(OSError):
+                if os.fsencode(self.run) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    os.kill(pid, signal.SIGKILL)
 
     def status(self) -> dict[str, Any]:
         """status.json once this very process has written it; before, an empty record."""
@@ -76,8 +81,6 @@ class Agent:
 
     def updates(self) -> int:
         """Online updates on the board."""
-        from agent.board import Slot
-
         return self.board()[Slot.ONLINE_UPDATES]
 
     def children(self) -> dict[str, int]:
@@ -92,6 +95,7 @@ class Agent:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
                 modules = [word.decode() for word in words if word.startswith(b"agent.")]
                 found.update({module.removeprefix("agent."): pid for module in modules})
+        self._seen |= set(found.values())
         return found
 
     def kill(self, kind: str) -> int:
