@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "deploy": ("agent.commands.deploy", "run a bundle in a fixed-rate control loop"),
     "report": ("agent.commands.report", "a self-contained HTML page about a run"),
     "status": ("agent.commands.status", "what a run is doing now"),
+    "bench": ("agent.commands.bench", "benchmarks beside named peers, from a checkout"),
     "doctor": ("agent.commands.doctor", "what is installed and how this machine behaves"),
 }
 

@@ -6,7 +6,6 @@ needs gymnasium.
 
 from __future__ import annotations
 
-import importlib
 import queue
 import sys
 import threading
@@ -18,7 +17,10 @@ import numpy as np
 
 from agent.errors import AgentError, RunError
 from export.contract import Contract
-from export.control_loop import Reading, Robot
+from export.errors import ExportError
+from export.robot import Reading, Robot
+from export.watchdog import Watchdog, load_attribute
+from replay.errors import ReplayError
 from replay.schema import StoreSpec
 from replay.store import Store
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 QUEUE_STEPS = 65_536
 STREAM = "device"
+WATCHDOG_STOP = "watchdog_stop"
 
 
 class SimulatedRobot:
@@ -34,6 +37,9 @@ class SimulatedRobot:
 
     Episodes follow one another; each begins with a reading marked `first`.
     """
+
+    lockstep = True
+    "The world waits for the action: a late loop misses nothing of it."
 
     def __init__(self, env: FlatEnv, *, rng: np.random.Generator) -> None:
         self._env, self._rng = env, rng
@@ -75,17 +81,12 @@ class SimulatedRobot:
 
 def load_robot(path: str) -> Robot:
     """Build the robot of `module:factory`; the current directory is on the import path."""
-    module_name, colon, factory_name = path.partition(":")
-    if not colon or not module_name or not factory_name:
-        raise AgentError(f"--robot is {path!r} but must be module:factory, e.g. examples.my_robot:make_robot")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except ModuleNotFoundError as error:
-        raise AgentError(f"--robot {path}: no module named {error.name}; run where it can be imported") from error
-    except AttributeError as error:
-        raise AgentError(f"--robot {path}: module {module_name} has no {factory_name}") from error
+        factory = load_attribute(path)
+    except ExportError as error:
+        raise AgentError(f"--robot: {error}") from error
     robot = factory()
     for method in ("read", "write", "safe_stop", "close"):
         if not callable(getattr(robot, method, None)):
@@ -93,8 +94,22 @@ def load_robot(path: str) -> Robot:
     return cast(Robot, robot)
 
 
+def start_watchdog(robot: str, *, stop: str, timeout_s: float) -> Watchdog:
+    """The watchdog of the robot `module:factory`.
+
+    It calls `stop` (`module:function`) where given, else the module's `watchdog_stop`, else the `safe_stop` of a robot
+    that the factory builds in the watchdog's process.
+    """
+    module = robot.partition(":")[0]
+    if stop:
+        return Watchdog(stop, timeout_s=timeout_s)
+    if callable(getattr(sys.modules.get(module), WATCHDOG_STOP, None)):
+        return Watchdog(f"{module}:{WATCHDOG_STOP}", timeout_s=timeout_s)
+    return Watchdog(robot, timeout_s=timeout_s, factory=True)
+
+
 def spec_of_contract(contract: Contract) -> StoreSpec:
-    """The store layout of recordings by a policy of this contract."""
+    """The store layout of recordings by a policy of this contract; `raw_i` is the network's pre-squash mean."""
     return StoreSpec.from_terms(
         [
             {"name": term.name, "offset": term.offset, "length": term.length, "dtype": term.dtype}
@@ -102,6 +117,7 @@ def spec_of_contract(contract: Contract) -> StoreSpec:
         ],
         contract.action.low,
         contract.action.high,
+        info=("latency_s", "flags", *(f"raw_{i}" for i in range(contract.action_size))),
         env=dict(contract.env) if contract.env else None,
         source={"kind": "deployment", "policy": contract.policy_id},
     )
@@ -111,10 +127,10 @@ class StoreRecorder:
     """Writes executed steps into a store from a thread of its own; the control thread only puts into a queue.
 
     A full queue or a failing disk loses steps, counted in `lost`; the chain is cut there, so that no stored transition
-    spans a gap.
+    spans a gap: the row that ends a chain holds what its own last step led to.
     """
 
-    def __init__(self, path: Path, contract: Contract) -> None:
+    def __init__(self, path: Path, contract: Contract, *, queue_steps: int = QUEUE_STEPS) -> None:
         if path.exists():
             store = Store.open(path)
             if store.spec.layout_fingerprint != spec_of_contract(contract).layout_fingerprint:
@@ -124,56 +140,74 @@ class StoreRecorder:
         self.lost = 0
         self.recorded = 0
         self.error: str | None = None
-        self._info = dict.fromkeys(store.spec.info, 0.0)
-        self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue(QUEUE_STEPS)
+        self._info = store.spec.info
+        self._queue: queue.Queue[tuple[str, Any] | None] = queue.Queue(queue_steps)
         self._broken = True
+        self._dropped = False
+        self._led_to: np.ndarray | None = None
         self._writer = store.writer(STREAM)
         self._thread = threading.Thread(target=self._drain, name="recorder", daemon=True)
         self._thread.start()
 
     def record(self, step: dict[str, Any]) -> None:
         """Queue one step; never blocks."""
-        self._put("record", step)
+        # After a step that found the queue full, the next one begins a chain.
+        step["first"] = step["first"] or self._dropped
+        try:
+            self._queue.put_nowait(("record", step))
+            self._dropped = False
+        except queue.Full:
+            self.lost += 1
+            self._dropped = True
 
     def cut(self, observation: np.ndarray) -> None:
         """Queue a break of the chain; never blocks."""
-        self._put("cut", observation)
+        try:
+            self._queue.put_nowait(("cut", observation))
+        except queue.Full:
+            self._dropped = True
 
     def close(self) -> None:
-        """Write what is queued and make it durable."""
+        """Write what is queued and make it durable; what the disk refuses is told in `error`."""
         self._queue.put(None)
         self._thread.join()
-        self._writer.close()
-
-    def _put(self, kind: str, value: Any) -> None:
         try:
-            self._queue.put_nowait((kind, value))
-        except queue.Full:
-            self.lost += 1
+            self._writer.close()
+        except ReplayError as error:
+            self.error = str(error)
 
     def _drain(self) -> None:
         while (item := self._queue.get()) is not None:
+            kind, value = item
             try:
-                self._write(*item)
+                if kind == "record":
+                    self._write(value)
+                else:
+                    self._end_chain()
             except Exception as error:  # noqa: BLE001 - a recorder must outlive whatever the disk does; it is counted
-                self.lost += 1
+                self.lost += kind == "record"
                 self._broken = True
                 self.error = str(error)
 
-    def _write(self, kind: str, value: Any) -> None:
-        if kind == "cut":
-            if self._writer.in_episode:
-                self._writer.cut(value)
-            self._broken = True
-            return
-        first = bool(value["first"]) or self._broken
-        if first and self._writer.in_episode:
-            self._writer.cut(value["observation"])
+    def _write(self, step: dict[str, Any]) -> None:
+        first = bool(step["first"]) or self._broken
+        if first:
+            self._end_chain()
+        measured = {"latency_s": step["latency_s"], "flags": step["flags"]}
+        measured |= {f"raw_{i}": value for i, value in enumerate(step["raw"].tolist())}
         self._writer.append(
-            value["observation"], value["action"], value["reward"],
-            terminated=value["terminated"], truncated=value["truncated"], next_observation=value["next_observation"],
-            first=first, policy_version=value["policy_version"], info=self._info,
-            t_wall_ns=value["t_wall_ns"], t_mono_ns=value["t_mono_ns"],
+            step["observation"], step["action"], step["reward"],
+            terminated=step["terminated"], truncated=step["truncated"], next_observation=step["next_observation"],
+            first=first, policy_version=step["policy_version"], intervention=step["intervention"],
+            info={name: measured.get(name, 0.0) for name in self._info},
+            t_wall_ns=step["t_wall_ns"], t_mono_ns=step["t_mono_ns"],
         )  # fmt: skip
         self.recorded += 1
-        self._broken = value["terminated"] or value["truncated"]
+        self._led_to = step["next_observation"]
+        self._broken = step["terminated"] or step["truncated"]
+
+    def _end_chain(self) -> None:
+        """Give the last step its own outcome, whatever comes next."""
+        if self._writer.in_episode and self._led_to is not None:
+            self._writer.cut(self._led_to)
+        self._broken = True

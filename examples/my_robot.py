@@ -4,12 +4,14 @@
 
 It offers what a policy for PointMaze reads and writes, so that the line above works with the README's policy. Replace
 the physics in `_advance` by your driver and keep the four methods: `read`, `write`, `safe_stop`, `close`
-(`export.control_loop.Robot`). Nothing here needs more than the device install: numpy and Slipway's runner.
+(`export.robot.Robot`). Nothing here needs more than the device install: numpy and Slipway's runner.
 """
 
 from __future__ import annotations
 
+import sys
 import time
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +36,16 @@ class Cart:
     the loop that every value is finite): position [2], goal [2], position [2], velocity [2]; metres and m/s.
     Action, float32 [2]: thrust in x and y, −1 to 1.
     """
+
+    contract: dict[str, Any] = {  # noqa: RUF012 - never changed
+        "observation": [
+            {"name": "achieved_goal", "length": 2},
+            {"name": "desired_goal", "length": 2},
+            {"name": "observation", "length": 4},
+        ],
+        "action": {"low": [-1.0, -1.0], "high": [1.0, 1.0]},
+    }
+    """What a policy must have been made for: `slipway deploy` refuses any other."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -86,3 +98,12 @@ class Cart:
 def make_robot() -> Cart:
     """What `--robot examples.my_robot:make_robot` calls."""
     return Cart(np.random.default_rng())
+
+
+def watchdog_stop() -> None:
+    """What `--watchdog` calls, in a process of its own, when the loop stalls or dies.
+
+    Open the relay of the drives here, or tell their controller to brake: whatever works while the loop's process still
+    holds the robot. A simulated cart stands still when its loop does.
+    """
+    sys.stderr.write("cart: the watchdog cut the power of the drives\n")

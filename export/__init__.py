@@ -13,7 +13,7 @@ _HOME = {
     "ControlLoop": "control_loop",
     "ExportError": "errors",
     "PolicyRunner": "runner",
-    "Reading": "control_loop",
+    "Reading": "robot",
     "Template": "template",
     "export_policy": "onnx_writer",
     "read_policy": "policy",

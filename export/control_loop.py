@@ -7,6 +7,9 @@ A faulty step goes OK -> HOLD -> SAFE -> LATCHED: for up to `control.hold_steps`
 action is repeated, then the robot is stopped safely and the loop ends; it starts again only after `reset()`. Where
 there is nothing to hold (no action executed yet, a write that failed, `on_fault="safe"`) the stop comes at once.
 However the loop ends, by an exception too, `safe_stop` is called.
+
+A `watchdog` is fed after each successful write and asked before each one: after its alarm the loop latches. A
+`reloader` is asked for a newer policy at each step boundary, except while a fault is held: a new policy clears none.
 """
 
 from __future__ import annotations
@@ -15,65 +18,28 @@ import enum
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from export.errors import ExportError
 from export.pacing import LatencyHistogram, Pacer
+from export.recording import Chain, Recorder
+from export.robot import Reading, Robot
 from export.runner import FAULT, Flag, PolicyRunner
+from export.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """What the sensors said, and for a simulated robot what became of the last action."""
-
-    observation: np.ndarray
-    "Flat observation [O], float32; may be reused by the robot after the next `read`."
-    t_mono: float
-    "When it was measured: seconds on time.monotonic's clock."
-    reward: float = 0.0
-    "Reward of the action written before this reading."
-    terminated: bool = False
-    "The task ended here: no action follows, the next reading begins an episode."
-    truncated: bool = False
-    "The episode was cut here, by a time limit for instance: as above, but the task was not over."
-    first: bool = False
-    "First reading of an episode: no action led here."
+__all__ = ["ControlLoop", "Reading", "Recorder", "Reloader", "Robot", "State"]
 
 
-class Robot(Protocol):
-    """What a robot offers. Only the loop's thread calls it; the caller of the loop closes it."""
+class Reloader(Protocol):
+    """Where newer policies come from, ready to run; `export.reload.PolicyWatcher` is one."""
 
-    def read(self) -> Reading:
-        """The newest observation, within less than the control period. A simulated robot steps its world here."""
-
-    def write(self, action: np.ndarray) -> None:
-        """Execute an action [A] float32 in the contract's units, within the contract's bounds."""
-
-    def safe_stop(self) -> None:
-        """Bring the robot to a safe state; called at the end of every run, so it must be harmless when repeated."""
-
-    def close(self) -> None:
-        """Release the robot."""
-
-
-class Recorder(Protocol):
-    """Keeps what happened. Called after the action is out; must not block. What it raises is counted, not passed on."""
-
-    def record(self, step: dict[str, Any]) -> None:
-        """One completed transition of one control step.
-
-        Keys: observation [O], action [A] as *executed*, raw [A] (the network's pre-squash mean), reward,
-        next_observation [O], terminated, truncated, first (no recorded transition leads here), flags, skipped
-        (deadlines missed before next_observation), latency_s, policy_id, policy_version, t_mono_ns, t_wall_ns.
-        """
-
-    def cut(self, observation: np.ndarray) -> None:
-        """The chain breaks after this observation [O]: a fault, or the end of the run in mid-episode."""
+    def take(self) -> PolicyRunner | None:
+        """A newer policy, verified and warmed up, each once; None while there is none. Must not block."""
 
 
 class State(enum.StrEnum):
@@ -96,6 +62,8 @@ class ControlLoop:
         *,
         hz: float | None,
         recorder: Recorder | None = None,
+        watchdog: Watchdog | None = None,
+        reloader: Reloader | None = None,
         max_steps: int | None = None,
         max_episodes: int | None = None,
     ) -> None:
@@ -104,6 +72,10 @@ class ControlLoop:
         self.state = State.OK
         self.reason: str | None = None
         self._robot, self._runner, self._recorder = robot, runner, recorder
+        self._watchdog, self._reloader = watchdog, reloader
+        self._previous: PolicyRunner | None = None
+        self._rolling_back = False
+        self._lockstep = bool(getattr(robot, "lockstep", False))
         self._hz, self._max_steps, self._max_episodes = hz, max_steps, max_episodes
         self._control = runner.contract.control
         self._stopping = False
@@ -121,6 +93,7 @@ class ControlLoop:
         try:
             while not self._finished():
                 skipped = self._pacer.wait()
+                self._swap()
 
                 # Read. Latency counts from the reading in hand to the action out.
                 reading = self._read()
@@ -141,8 +114,11 @@ class ControlLoop:
         finally:
             try:
                 self._robot.safe_stop()
+                if self._watchdog is not None:
+                    self._watchdog.disarm()
             finally:
-                self._cut()
+                if self._chain is not None:
+                    self._chain.cut()
                 if self.state is State.SAFE:
                     self.state = State.LATCHED
         return self.report()
@@ -154,6 +130,12 @@ class ControlLoop:
     def reset(self) -> None:
         """Leave LATCHED, after a person or program has made sure that the robot may move again."""
         self.state, self.reason, self._stopping = State.OK, None, False
+        if self._watchdog is not None:
+            self._watchdog.reset()
+
+    def rollback(self) -> None:
+        """Return to the policy before the last reload at the next step boundary; for signal handlers and threads."""
+        self._rolling_back = True
 
     def report(self) -> dict[str, Any]:
         """JSON-able figures of the last run: latencies in µs, rate held, overruns, faults, episodes."""
@@ -174,7 +156,11 @@ class ControlLoop:
             "faults": dict(self._faults),
             "notes": dict(self._notes),
             "held_steps": self._held,
-            "recorder_errors": self._recorder_errors,
+            "recorder_errors": self._chain.errors if self._chain else 0,
+            "recording_gaps": self._chain.gaps if self._chain else 0,
+            "reloads": self._reloads,
+            "rollbacks": self._rollbacks,
+            "watchdog": self._watchdog.report() if self._watchdog else None,
             "policy_id": self._runner.contract.policy_id,
             "policy_version": self._runner.contract.policy_version,
         }
@@ -184,11 +170,11 @@ class ControlLoop:
         self._latency = LatencyHistogram()
         self._faults: Counter[str] = Counter()
         self._notes: Counter[str] = Counter()
-        self._steps = self._held = self._consecutive = self._recorder_errors = 0
+        self._steps = self._held = self._consecutive = self._reloads = self._rollbacks = 0
         self._returns: list[float] = []
         self._lengths: list[int] = []
         self._return, self._length = 0.0, 0
-        self._pending: dict[str, Any] | None = None
+        self._chain = Chain(self._recorder) if self._recorder is not None else None
         self._runner.reset()
 
     def _finished(self) -> bool:
@@ -197,6 +183,28 @@ class ControlLoop:
             or (self._max_steps is not None and self._steps >= self._max_steps)
             or (self._max_episodes is not None and len(self._returns) >= self._max_episodes)
         )
+
+    def _swap(self) -> None:
+        """Change the policy where one is due. A fault is held by the policy that met it."""
+        if self.state is not State.OK:
+            return
+        if self._rolling_back:
+            self._rolling_back = False
+            if self._previous is None:
+                return
+            following, self._previous = self._previous, None
+            self._rollbacks += 1
+        else:
+            newer = self._reloader.take() if self._reloader is not None else None
+            if newer is None:
+                return
+            following, self._previous = newer, self._runner
+            self._reloads += 1
+        following.take_over(self._runner)
+        self._runner = following
+        self._control = following.contract.control
+        if self._chain is not None:
+            self._chain.new_policy()
 
     def _read(self) -> Reading | None:
         try:
@@ -213,6 +221,8 @@ class ControlLoop:
             return self._hold(), FAULT
         if reading.first:
             self._runner.reset()
+        if reading.executed is not None and not self._note_executed(reading.executed):
+            return self._hold(), FAULT
         if reading.terminated or reading.truncated:
             return None, 0
         action, flags = self._runner.step(reading.observation, reading.t_mono)
@@ -225,6 +235,15 @@ class ControlLoop:
         self._consecutive, self.state, self.reason = 0, State.OK, None
         return action, flags
 
+    def _note_executed(self, action: np.ndarray) -> bool:
+        """The robot did something else than what was written: the rate limit and a hold start from there."""
+        if action.shape != (self._runner.action_size,) or not np.isfinite(action).all():
+            self._faults["READ"] += 1
+            self.reason = f"step {self._steps}: the reading's executed action is not {self._runner.action_size} numbers"
+            return False
+        self._runner.executed(action)
+        return True
+
     def _hold(self) -> np.ndarray | None:
         self._consecutive += 1
         last = self._runner.last_action
@@ -236,6 +255,11 @@ class ControlLoop:
         return last
 
     def _write(self, action: np.ndarray) -> bool:
+        trouble = self._watchdog.trouble() if self._watchdog is not None else None
+        if trouble is not None:
+            self._faults["WATCHDOG"] += 1
+            self.state, self.reason = State.SAFE, trouble
+            return False
         try:
             self._robot.write(action)
         except Exception as error:
@@ -243,6 +267,8 @@ class ControlLoop:
             self._faults["WRITE"] += 1
             self.state, self.reason = State.SAFE, f"robot.write failed: {error}"
             return False
+        if self._watchdog is not None:
+            self._watchdog.feed()
         self._runner.executed(action)
         self._steps += 1
         return True
@@ -261,55 +287,6 @@ class ControlLoop:
             if reading.terminated or reading.truncated:
                 self._returns.append(self._return)
                 self._lengths.append(self._length)
-        if self._recorder is not None:
-            self._record(self._recorder, reading, action, flags, latency, skipped)
-
-    def _record(
-        self,
-        recorder: Recorder,
-        reading: Reading | None,
-        action: np.ndarray | None,
-        flags: int,
-        latency: float,
-        skipped: int,
-    ) -> None:
-        """Complete the pending step with this reading, or cut after it; then keep this step pending."""
-        if reading is None or flags & FAULT or not np.isfinite(reading.observation).all():
-            self._cut()
-            return
-        observation = np.array(reading.observation, np.float32)
-        chained = self._pending is not None and not reading.first
-        if self._pending is not None and chained:
-            step, self._pending = self._pending, None
-            step |= {"next_observation": observation, "reward": reading.reward, "skipped": skipped}
-            step |= {"terminated": reading.terminated, "truncated": reading.truncated}
-            self._keep(recorder.record, step)
-        else:
-            self._cut()
-        if action is not None:
-            contract = self._runner.contract
-            self._pending = {
-                "observation": observation,
-                "action": action.copy(),
-                "raw": self._runner.last_raw,
-                "first": not chained,
-                "flags": flags,
-                "latency_s": latency,
-                "policy_id": contract.policy_id,
-                "policy_version": contract.policy_version,
-                "t_mono_ns": int(reading.t_mono * 1e9),
-                "t_wall_ns": time.time_ns(),
-            }
-
-    def _cut(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None and self._recorder is not None:
-            self._keep(self._recorder.cut, pending["observation"])
-
-    def _keep(self, what: Any, value: Any) -> None:
-        try:
-            what(value)
-        except Exception:
-            if not self._recorder_errors:
-                logger.exception("recorder failed; the loop goes on and counts what is lost")
-            self._recorder_errors += 1
+        if self._chain is not None:
+            gap = skipped > 0 and not self._lockstep
+            self._chain.add(reading, action, flags=flags, latency=latency, gap=gap, runner=self._runner)

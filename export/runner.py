@@ -4,7 +4,8 @@ Collectors and evaluations call `act`; a device calls `step`, which never raises
 a safe action and says why in `flags`. The order inside `step` is the invariant that makes it safe:
 
     age and sequence of the observation -> range (NaN and infinity fail it) -> poison the output -> run
-    -> finite (a poisoned output that the run did not overwrite fails here) -> bounds -> rate limit
+    -> finite (a poisoned output that the run did not overwrite fails here) -> bounds -> age again (a run that
+    stalled has decided on a world that is gone) -> rate limit
 
 Shape legend: B batch, O observation entries, A action entries.
 """
@@ -41,10 +42,11 @@ class Flag(enum.IntFlag):
     BOUNDS = 64  # the policy left its own bounds
     RATE_LIMITED = 128  # note, no fault: the action was moved towards the last executed one
     LATE = 256  # note, no fault: the step took longer than control.deadline_ms
+    FROZEN = 512  # the same numbers with new time stamps, `frozen_after` times in a row
 
 
 FAULT = int(
-    Flag.STALE | Flag.BACKWARDS | Flag.SHAPE | Flag.RANGE | Flag.RUN | Flag.NOT_FINITE | Flag.BOUNDS,
+    Flag.STALE | Flag.BACKWARDS | Flag.SHAPE | Flag.RANGE | Flag.RUN | Flag.NOT_FINITE | Flag.BOUNDS | Flag.FROZEN,
 )
 # onnxruntime's errors share no base but Exception.
 ORT_ERRORS: tuple[type[Exception], ...] = (
@@ -63,6 +65,8 @@ class PolicyRunner:
     `variant` is one that the bundle holds (`float32`, `wfp16`, `int8`), by default float32. With `verify_key`, an
     Ed25519 public key file, only a bundle signed by its private key is accepted. A bundle's golden outputs are
     recomputed through the bound buffers before the runner is ready.
+    `frozen_after`: in `step`, this many identical observations in a row with new time stamps are a fault (a driver that
+    repeats its last sample under a fresh stamp); None: a robot may stand still.
     """
 
     _observation_O: np.ndarray
@@ -73,6 +77,9 @@ class PolicyRunner:
     _eps_used: bool
     _executed: bool
     _last_t: float
+    _previous_O: np.ndarray
+    _previous_t: float | None = None
+    _same: int
 
     def __init__(
         self,
@@ -81,7 +88,11 @@ class PolicyRunner:
         expect: Mapping[str, Any] | None = None,
         variant: str | None = None,
         verify_key: str | Path | None = None,
+        frozen_after: int | None = None,
     ) -> None:
+        if frozen_after is not None and frozen_after < 2:
+            raise ExportError(f"frozen_after is {frozen_after}: give at least 2 identical observations, or None")
+        self.frozen_after = frozen_after
         if not isinstance(policy, Policy):
             policy = read_policy(policy, variant=variant, verify_key=verify_key)
         elif variant not in (None, policy.variant) or verify_key is not None:
@@ -129,6 +140,8 @@ class PolicyRunner:
         start = time.monotonic()
         flags = self._check_time(start, t_obs) if t_obs is not None else 0
         flags |= self._check_observation(observation)
+        if self.frozen_after is not None and not flags & Flag.SHAPE:
+            flags |= self._check_motion(t_obs, self.frozen_after)
         if flags:
             return self._last_A.copy(), flags
         self._action_A.fill(np.nan)
@@ -144,13 +157,16 @@ class PolicyRunner:
             return self._last_A.copy(), int(Flag.NOT_FINITE)
         if (action < self._low_A).any() or (action > self._high_A).any():
             return self._last_A.copy(), int(Flag.BOUNDS)
+        end = time.monotonic()
+        if t_obs is not None and end - t_obs > self._max_age_s:
+            return self._last_A.copy(), int(Flag.STALE)
         if self._reach_A is not None and self._executed:
             limited = np.clip(action, self._last_A - self._reach_A, self._last_A + self._reach_A)
             if (limited != action).any():
                 action, flags = limited, flags | int(Flag.RATE_LIMITED)
         self._last_A[:] = action
         self._executed = True
-        if time.monotonic() - start > self._deadline_s:
+        if end - start > self._deadline_s:
             flags |= int(Flag.LATE)
         return action, flags
 
@@ -164,6 +180,16 @@ class PolicyRunner:
         self._last_A[:] = self._neutral_A
         self._executed = False
         self._last_t = -np.inf
+        self._same = 0
+        self._previous_O.fill(np.nan)
+
+    def take_over(self, previous: PolicyRunner) -> None:
+        """Go on where `previous`, a runner of the same layout, stands: last executed action, time stamp, motion."""
+        self._last_A[:] = previous._last_A
+        self._executed = previous._executed
+        self._last_t, self._previous_t = previous._last_t, previous._previous_t
+        self._same = previous._same
+        self._previous_O[:] = previous._previous_O
 
     @property
     def last_action(self) -> np.ndarray | None:
@@ -205,6 +231,7 @@ class PolicyRunner:
         self._low_A, self._high_A = constants["action.low"], constants["action.high"]
         self._neutral_A = np.clip(constants["action.shift"], self._low_A, self._high_A)
         self._last_A = self._neutral_A.copy()
+        self._previous_O = np.empty(self.observation_size, F32)
         age, deadline = contract.control.max_obs_age_ms, contract.control.deadline_ms
         self._max_age_s = np.inf if age is None else age / 1e3
         self._deadline_s = np.inf if deadline is None else deadline / 1e3
@@ -228,6 +255,16 @@ class PolicyRunner:
         copied = self._observation_O
         within = (copied >= self._min_O) & (copied <= self._max_O)
         return 0 if within.all() else int(Flag.RANGE)
+
+    def _check_motion(self, t_obs: float | None, limit: int) -> int:
+        """Count identical observations; the same sample seen twice, under the same time stamp, counts once."""
+        if not np.array_equal(self._observation_O, self._previous_O):
+            self._previous_O[:] = self._observation_O
+            self._same = 1
+        elif t_obs is None or t_obs != self._previous_t:
+            self._same += 1
+        self._previous_t = t_obs
+        return int(Flag.FROZEN) if self._same >= limit else 0
 
     def _load(self, observation: np.ndarray) -> None:
         if not _is_numbers(observation) or observation.shape != self._observation_O.shape:

@@ -4,12 +4,17 @@ The recording is a replay store of executed actions: `slipway ingest` and `slipw
 
 Example:
   slipway deploy door.policy --env AdroitHandDoor-v1 --episodes 20 --record flights.zarr
-  slipway deploy door.policy --robot my_robot:make_robot --rate 50
+  slipway deploy door.policy --robot my_robot:make_robot --rate 50 --watchdog
+  slipway deploy door.policy --robot my_robot:make_robot --rate 50 --watch policies
 """
 
 from __future__ import annotations
 
+import signal
+import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +22,15 @@ import numpy as np
 import tyro
 
 from agent.console import results, table, write_json
-from agent.deploy import SimulatedRobot, StoreRecorder, load_robot
+from agent.deploy import SimulatedRobot, StoreRecorder, load_robot, start_watchdog
 from agent.errors import ConfigError
 from agent.policies import env_spec_of, resolve_policy
 from agent.process import StopSignal
-from export.control_loop import ControlLoop, Robot
+from export.contract import Contract
+from export.control_loop import ControlLoop
+from export.policy import read_policy
+from export.reload import PolicyWatcher
+from export.robot import Robot
 from export.runner import PolicyRunner
 
 RATE_TOLERANCE = 0.01
@@ -43,6 +52,20 @@ class Args:
     """End after this many actions; 0 is no limit."""
     record: Path | None = None
     """Store to record executed steps into; made or continued."""
+    watchdog: bool = False
+    """With --robot: a second process stops the robot when the loop stalls or dies."""
+    watchdog_timeout: float = 0.0
+    """Seconds without a write before it does; 0 is ten periods, at least 0.2 s. Longer than a reset takes."""
+    watchdog_stop: str = ""
+    """What it calls, as module:function; empty takes the robot module's watchdog_stop, or its factory's safe_stop."""
+    watch: Path | None = None
+    """Folder of bundles or published policies: newer ones are flown once verified. SIGUSR1 returns to the last one."""
+    variant: str = ""
+    """Variant of the bundle to run: float32, wfp16 or int8; empty takes float32."""
+    verify_key: Path | None = None
+    """Ed25519 public key (PEM): only bundles signed by its private key are flown, newer ones too."""
+    frozen_after: int = 0
+    """So many identical observations in a row with new time stamps are a fault; 0 takes the robot's wish, or none."""
     max_episode_steps: int = 0
     """Time limit in simulation; 0 takes the contract's."""
     seed: int = 0
@@ -67,54 +90,77 @@ def run(args: Args) -> int:
             ["overruns", str(report["overruns"])],
             ["faults", str(report["faults"] or "none")],
         ]
+        if report["watchdog"]:
+            rows.append(["watchdog", "raised the alarm" if report["watchdog"]["alarmed"] else "quiet"])
+        if "reloads_refused" in report:
+            refused = f", {report['reloads_refused']} refused" if report["reloads_refused"] else ""
+            reason = f" ({report['reload_error']})" if report["reload_error"] else ""
+            rows.append(["reloads", f"{report['reloads']}{refused}{reason}"])
         if "recorded" in report:
-            rows.append(["recorded", f"{report['recorded']} steps, {report['lost']} lost"])
+            error = f" ({report['record_error']})" if report["record_error"] else ""
+            rows.append(["recorded", f"{report['recorded']} steps, {report['lost']} lost{error}"])
         results.print(table(f"deployed {report['policy_id']}", ["what", "value"], rows))
     return 0 if report["state"] == "OK" else 1
 
 
 def deploy(args: Args) -> dict[str, Any]:
-    """Run the loop and return its report, with successes (simulation) and what was recorded."""
+    """Run the loop and return its report, with successes (simulation), what was recorded and what was refused."""
     if args.env and args.robot:
         raise ConfigError("--env and --robot exclude each other: give one of them")
-    runner = PolicyRunner(resolve_policy(args.policy))
-    trained = runner.contract.control.hz
+    if args.watchdog and not args.robot:
+        raise ConfigError("--watchdog needs --robot: a simulation stands still between steps")
+    read = partial(read_policy, variant=args.variant or None, verify_key=args.verify_key)
+    policy = read(resolve_policy(args.policy))
+    trained = policy.contract.control.hz
     rate = args.rate or trained or 0.0
     if args.robot and rate <= 0:
         raise ConfigError("--robot needs --rate: the frequency in Hz at which it is to be driven")
     if trained and abs(rate - trained) > RATE_TOLERANCE * trained:
         raise ConfigError(f"--rate is {rate:g} Hz but the policy's contract says {trained:g} Hz: leave --rate out")
-    robot = make_robot(args, runner)
-    try:
-        recorder = StoreRecorder(args.record, runner.contract) if args.record else None
+    with ExitStack() as cleanup:
+        robot = make_robot(args, policy.contract)
+        cleanup.callback(robot.close)
+        expect = getattr(robot, "contract", None)
+        frozen_after = args.frozen_after or getattr(robot, "frozen_after", None)
+        runner = PolicyRunner(policy, expect=expect, frozen_after=frozen_after)
+        watcher = watchdog = recorder = None
+        if args.watch is not None:
+            # The loading thread gives way to the control thread every half millisecond, not every five.
+            sys.setswitchinterval(5e-4)
+            watcher = cleanup.enter_context(PolicyWatcher(args.watch, runner, expect=expect, read=read))
+        if args.watchdog:
+            timeout = args.watchdog_timeout or max(10 / rate, 0.2)
+            watchdog = start_watchdog(args.robot, stop=args.watchdog_stop, timeout_s=timeout)
+            cleanup.callback(watchdog.close)
+        if args.record is not None:
+            recorder = StoreRecorder(args.record, runner.contract)
+            cleanup.callback(recorder.close)
         unlimited = not args.steps and not args.episodes
         loop = ControlLoop(
-            robot, runner, hz=rate or None, recorder=recorder, max_steps=args.steps or None,
+            robot, runner, hz=rate or None, recorder=recorder, watchdog=watchdog, reloader=watcher,
+            max_steps=args.steps or None,
             max_episodes=10 if unlimited and not args.robot else args.episodes or None,
         )  # fmt: skip
         StopSignal(on_signal=loop.stop)
-        try:
-            report = loop.run()
-        finally:
-            if recorder is not None:
-                recorder.close()
-    finally:
-        robot.close()
+        if watcher is not None:
+            signal.signal(signal.SIGUSR1, lambda _number, _frame: loop.rollback())
+        report = loop.run()
     if isinstance(robot, SimulatedRobot):
         report["successes"] = robot.successes
     if recorder is not None:
         report |= {"recorded": recorder.recorded, "lost": recorder.lost, "record_error": recorder.error}
+    if watcher is not None:
+        report |= {"reloads_refused": watcher.refused, "reload_error": watcher.reason}
     return report
 
 
-def make_robot(args: Args, runner: PolicyRunner) -> Robot:
+def make_robot(args: Args, contract: Contract) -> Robot:
     """The user's robot, or a simulated one whose layout matches the policy."""
     if args.robot:
         return load_robot(args.robot)
     # Only here: a device without the simulation extra can still drive --robot.
     from agent.evaluate import evaluation_rng, make_matching_env
 
-    contract = runner.contract
     spec = env_spec_of(contract, args.env, args.max_episode_steps)
     env = make_matching_env(spec, contract.layout_fingerprint, what=f"policy {contract.policy_id}")
     return SimulatedRobot(env, rng=evaluation_rng(args.seed))

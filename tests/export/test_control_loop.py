@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -246,6 +246,48 @@ def test_a_sensor_that_stops_is_noticed_by_its_age(model: bytes) -> None:
     report = ControlLoop(robot, with_control(model, max_obs_age_ms=30.0, hold_steps=3), hz=200.0, max_steps=200).run()
     assert report["state"] == "LATCHED" and "STALE" in report["faults"]
     assert report["steps"] < 60 and robot.safe_stops == 1
+
+
+def test_a_clock_that_runs_backwards_and_recovers_is_held(runner: PolicyRunner) -> None:
+    def back(n: int) -> Reading:
+        return Reading(observation=np.full(OBS, n, np.float32), t_mono=time.monotonic() - (0.1 if n in (4, 5) else 0.0))
+
+    robot = ScriptedRobot([])
+    script = iter(range(1, 100))
+    robot.read = lambda: back(next(script))  # type: ignore[method-assign]
+    report = ControlLoop(robot, runner, hz=None, max_steps=10).run()
+    assert report["state"] == "OK" and report["faults"] == {"BACKWARDS": 2} and report["held_steps"] == 2
+
+
+def test_a_sensor_that_freezes_under_fresh_stamps_stops_the_robot(model: bytes) -> None:
+    robot = ScriptedRobot([say(0.1), say(0.2), *[say(0.3)] * 50])
+    for i in range(2, 52):
+        robot.script[i] = Reading(observation=np.full(OBS, 0.3, np.float32), t_mono=time.monotonic() - 0.1 + i * 1e-4)
+    robot.script[:2] = [replace(reading, t_mono=time.monotonic() - 0.15) for reading in robot.script[:2]]  # type: ignore[type-var]
+    frozen = PolicyRunner(with_control(model, hold_steps=2).policy, frozen_after=10)
+    report = ControlLoop(robot, frozen, hz=None).run()
+    assert report["state"] == "LATCHED" and report["faults"] == {"FROZEN": 3}
+    assert len(robot.written) == 2 + 9 + 2 and robot.safe_stops == 1
+
+
+def test_an_inference_that_stalls_once_is_held_and_makes_no_burst(model: bytes) -> None:
+    runner = with_control(model, max_obs_age_ms=60.0, hold_steps=2)
+    session, calls = runner._session, iter(range(1, 1000))
+
+    class Stalling:
+        def run_with_iobinding(self, binding: object) -> None:
+            if next(calls) == 10:
+                time.sleep(0.15)
+            session.run_with_iobinding(binding)
+
+    runner._session = Stalling()
+    robot = ThreadedRobot()
+    report = ControlLoop(robot, runner, hz=50.0, max_steps=30).run()
+    robot.close()
+    assert report["faults"]["STALE"] >= 1 and report["overruns"] >= 1 and report["skipped_periods"] >= 5
+    times = np.asarray(robot.write_times)
+    assert (times[5:] - times[:-5]).min() > 0.0799
+    np.testing.assert_array_equal(robot.written[9], robot.written[8])
 
 
 def test_a_write_that_fails_stops_safely_at_once(runner: PolicyRunner) -> None:

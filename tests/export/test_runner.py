@@ -144,7 +144,7 @@ def test_float64_beyond_float32_is_out_of_range_and_not_a_warning(runner: Policy
     runner.act(np.full((2, OBS), 1e300))
 
 
-@pytest.mark.parametrize("value", [3e38, -3e38, 1e-42, 0.0])
+@pytest.mark.parametrize("value", [3e38, -3e38, 1e38, -1e38, 1e-42, -1e-42, 0.0])
 def test_extreme_but_finite_observations_give_an_action_within_bounds(runner: PolicyRunner, value: float) -> None:
     action, flags = runner.step(np.full(OBS, value, np.float32))
     assert flags == Flag.OK
@@ -177,6 +177,56 @@ def test_old_observations_and_clocks_that_run_backwards_are_faults(model: bytes)
     time.sleep(0.06)
     assert runner.step(observation(), now)[1] == Flag.STALE
     assert runner.step(observation(), time.monotonic())[1] == Flag.OK
+
+
+def test_a_driver_that_repeats_its_last_sample_under_fresh_stamps_is_noticed(model: bytes) -> None:
+    runner = PolicyRunner(model, frozen_after=4)
+    still, now = observation(), time.monotonic()
+    flags = [runner.step(still, now - 0.01 + 0.001 * i)[1] for i in range(6)]
+    assert flags == [Flag.OK] * 3 + [Flag.FROZEN] * 3 and int(Flag.FROZEN) & FAULT
+    assert runner.step(observation(1), now)[1] == Flag.OK
+    # A slow sensor repeats its stamp too, and a single number that moves is enough.
+    assert {runner.step(observation(1), now)[1] for _ in range(20)} == {Flag.OK}
+    for i in range(20):
+        moving = still.copy()
+        moving[3] += np.float32(1e-5 * i)
+        assert runner.step(moving, time.monotonic())[1] == Flag.OK
+    assert {PolicyRunner(model).step(still, time.monotonic())[1] for _ in range(20)} == {Flag.OK}  # unless asked for
+    with pytest.raises(ExportError, match="frozen_after"):
+        PolicyRunner(model, frozen_after=1)
+
+
+def test_a_frozen_sensor_holds_until_it_moves_again_also_without_time_stamps(model: bytes) -> None:
+    runner = PolicyRunner(model, frozen_after=3)
+    actions = [runner.step(observation(seed))[0] for seed in (0, 1, 1)]
+    held, flags = runner.step(observation(1))
+    assert flags == Flag.FROZEN
+    np.testing.assert_array_equal(held, actions[1])
+    runner.reset()
+    assert [runner.step(observation(1))[1] for _ in range(3)] == [Flag.OK, Flag.OK, Flag.FROZEN]
+
+
+def test_a_decision_that_stalled_beyond_the_observations_age_is_not_executed(model: bytes) -> None:
+    runner = republish(model, with_control(max_obs_age_ms=50.0, deadline_ms=20.0))
+    session = runner._session
+
+    class Stalling:
+        seconds = 0.03
+
+        def run_with_iobinding(self, binding: object) -> None:
+            time.sleep(self.seconds)
+            session.run_with_iobinding(binding)
+
+    assert runner.step(observation(), time.monotonic())[1] == Flag.OK
+    runner._session = stalling = Stalling()
+    late, flags = runner.step(observation(1), time.monotonic())
+    if flags == Flag.LATE:  # on a busy machine 30 ms may become 50
+        np.testing.assert_array_equal(late, PolicyRunner(model).act(observation(1)))
+    stalling.seconds = 0.08
+    before = runner.last_action
+    action, flags = runner.step(observation(2), time.monotonic())
+    assert flags == Flag.STALE
+    np.testing.assert_array_equal(action, before)
 
 
 def test_before_any_action_a_fault_gives_the_middle_of_the_bounds(runner: PolicyRunner) -> None:

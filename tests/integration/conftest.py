@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.export.conftest import model, pristine_bundle  # noqa: F401 - fixtures
 from tests.integration.command import outcome
 
 ENV = "PointMaze_UMaze-v3"

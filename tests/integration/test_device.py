@@ -89,15 +89,16 @@ def test_a_robot_is_driven_at_its_rate_and_recorded_without_torch_or_simulator(
 ) -> None:
     report = outcome(
         "deploy", bundle.path, "--robot", "examples.my_robot:make_robot", "--rate", 100, "--steps", 120,
-        "--record", tmp_path / "cart.zarr", cwd=ROOT, extra=bare.extra,
+        "--watchdog", "--watchdog-timeout", 5, "--record", tmp_path / "cart.zarr", cwd=ROOT, extra=bare.extra,
     )  # fmt: skip
     assert not bare.loaded() & {*TRAINING, *SIMULATION}
     assert report["state"] == "OK"
     assert report["steps"] == 120
     assert report["faults"] == {}
     assert report["rate_hz"] == pytest.approx(100, rel=0.05) or report["overruns"] > 0
-    # The last action has no reading after it: it is cut, not guessed.
-    assert report["recorded"] == 119
+    assert report["watchdog"] == {"timeout_s": 5.0, "alarmed": False, "feeds": 120}
+    # The last action has no reading after it: it is cut, not guessed. Nor is one after which a deadline was missed.
+    assert report["recorded"] == 119 - report["recording_gaps"]
     runner = PolicyRunner(bundle.path)
     store = Store.open(tmp_path / "cart.zarr")
     assert store.num_steps == report["recorded"]

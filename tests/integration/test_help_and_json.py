@@ -109,7 +109,9 @@ def test_deploy_says_what_the_loop_did(flights: Made) -> None:
     check(
         flights.said, "state", "steps", "episodes", "returns", "lengths", "successes", "latency_us", "rate_hz",
         "overruns", "skipped_periods", "faults", "held_steps", "policy_id", "policy_version", "recorded", "lost",
+        "record_error", "recording_gaps", "reloads", "rollbacks", "watchdog", "target_hz",
     )  # fmt: skip
+    check(flights.said["latency_us"], "p50", "p99", "p99.9", "max")
     assert flights.said["state"] == "OK"
     assert flights.said["latency_us"]["p50"] > 0
 

@@ -1,0 +1,61 @@
+"""Run one of the benchmarks of Slipway's source tree, beside named peers, in this Python.
+
+What follows the name goes to the benchmark: --quick, --json FILE. Needs a checkout: run it in the repository's root.
+
+Example:
+  slipway bench deploy --quick --json deploy.json
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import ConfigError
+
+MODULES = {"deploy": "deploy_latency", "replay": "replay_speed", "learner": "learner_speed", "online": "online_speed"}
+"""Short names; any other name is a module of `benchmarks`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    name: str
+    """Short name or module of the benchmark."""
+    rest: tuple[str, ...]
+    """What it is called with."""
+
+
+def parse(arguments: list[str]) -> Args:
+    """The name and, untouched, what follows it."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(f"usage: slipway bench NAME [--quick] [--json FILE]\n\n{__doc__}\n{_known()}\n")
+        sys.exit(0 if arguments else 2)
+    return Args(name=arguments[0], rest=tuple(arguments[1:]))
+
+
+def run(args: Args) -> int:
+    """The benchmark's own exit code. Raises ConfigError where there is no such benchmark."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    name = MODULES.get(args.name, args.name)
+    if importlib.util.find_spec("benchmarks") is None:
+        raise ConfigError("the benchmarks are not installed: run this in the root of a checkout of slipway")
+    if not name.isidentifier() or importlib.util.find_spec(f"benchmarks.{name}") is None:
+        raise ConfigError(f"no benchmark {args.name!r}; {_known()}")
+    return subprocess.run(_command(f"benchmarks.{name}", args.rest), check=False).returncode
+
+
+def _command(module: str, rest: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", module, *rest]
+
+
+def _known() -> str:
+    spec = importlib.util.find_spec("benchmarks")
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
+    names = sorted(path.stem for folder in folders for path in folder.glob("[a-z]*.py"))
+    short = {module: name for name, module in MODULES.items()}
+    return f"here are {', '.join(short.get(name, name) for name in names)}" if names else "none is importable here"
