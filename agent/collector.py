@@ -17,7 +17,7 @@ import numpy as np
 
 from agent.board import Board, CollectorSlot, Phase, Slot
 from agent.config import TrainConfig
-from agent.errors import RunError
+from agent.faults import FaultBudget
 from agent.process import StopSignal, run_child
 from agent.publish import policy_path
 from agent.run_directory import RunDirectory
@@ -31,7 +31,6 @@ from replay.stream import StreamWriter
 
 COLLECTOR_BRANCH = 1_000
 PAUSE_SECONDS = 0.001
-FAULTS_WITHOUT_PROGRESS = 5
 
 
 class LatestPolicy:
@@ -77,23 +76,6 @@ class Pacer:
             base_updates=board[Slot.LIMITER_UPDATES],
         )
         return board.phase == Phase.ONLINE and limiter.may_collect(steps, board[Slot.ONLINE_UPDATES])
-
-
-class FaultBudget:
-    """Tells an environment that faults now and then from one that never gets anywhere."""
-
-    def __init__(self) -> None:
-        self._faults, self._steps = 0, -1
-
-    def spend(self, fault: EnvFault, steps: int) -> None:
-        """Note a fault after `steps` stored steps; RunError where too many came with no step between them."""
-        self._faults = self._faults + 1 if steps == self._steps else 1
-        self._steps = steps
-        if self._faults > FAULTS_WITHOUT_PROGRESS:
-            raise RunError(
-                f"{fault} ({self._faults} faults without a step between them): mend the environment; "
-                "the same command then resumes"
-            )
 
 
 def collect(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 
 from agent.errors import RunError
+from agent.faults import FaultBudget
 from agent.scores import Score, summarize
 from envs.catalog import lookup
+from envs.errors import EnvFault
 from envs.make import describe, make_env
 from envs.rollout import rollout
 from envs.wrappers import FlatEnv
@@ -40,20 +42,26 @@ def evaluate(
     rng: np.random.Generator,
     on_episode: Callable[[int], None] = lambda done: None,
 ) -> Score:
-    """Run `episodes` episodes by the policy's mean action and summarise them."""
-    returns, lengths, successes = [], [], []
-    total, length, reached = 0.0, 0, 0.0
-    for step in rollout(env, policy.act, seed_rng=rng):
-        total, length = total + step.reward, length + 1
-        reached = max(reached, float(step.info.get("success", 0.0)))
-        if step.terminated or step.truncated:
-            returns.append(total)
-            lengths.append(length)
-            successes.append(reached)
-            total, length, reached = 0.0, 0, 0.0
-            on_episode(len(returns))
-            if len(returns) == episodes:
-                break
+    """Run `episodes` episodes by the policy's mean action and summarise them.
+
+    An episode in which the environment faults is run again; RunError where it does nothing else.
+    """
+    returns: list[float] = []
+    lengths: list[int] = []
+    successes: list[float] = []
+    budget = FaultBudget()
+    while len(returns) < episodes:
+        try:
+            for episode_return, length, reached in finished_episodes(policy, env, rng):
+                returns.append(episode_return)
+                lengths.append(length)
+                successes.append(reached)
+                on_episode(len(returns))
+                if len(returns) == episodes:
+                    break
+        except EnvFault as fault:
+            # An episode that the environment broke says nothing about the policy.
+            budget.spend(fault, len(returns))
     task = lookup(env.env_id)
     return summarize(
         task,
@@ -61,6 +69,17 @@ def evaluate(
         np.asarray(lengths),
         np.asarray(successes) if task.success_key is not None else None,
     )
+
+
+def finished_episodes(policy: Policy, env: FlatEnv, rng: np.random.Generator) -> Iterator[tuple[float, int, float]]:
+    """(return, steps, success) of one episode after another, for ever."""
+    total, length, reached = 0.0, 0, 0.0
+    for step in rollout(env, policy.act, seed_rng=rng):
+        total, length = total + step.reward, length + 1
+        reached = max(reached, float(step.info.get("success", 0.0)))
+        if step.terminated or step.truncated:
+            yield total, length, reached
+            total, length, reached = 0.0, 0, 0.0
 
 
 def make_matching_env(env_spec: dict[str, object], fingerprint: str, *, what: str) -> FlatEnv:

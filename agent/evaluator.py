@@ -14,7 +14,7 @@ from agent.evaluate import evaluate, evaluation_rng
 from agent.policies import scoring_spec
 from agent.process import run_child
 from agent.publish import policy_path
-from agent.run_directory import RunDirectory
+from agent.run_directory import RunDirectory, evaluation_name
 from envs.make import make_env
 from export.runner import PolicyRunner
 
@@ -25,7 +25,11 @@ def score_version(run: RunDirectory, version: int, label: str, step: int, episod
     spec = scoring_spec(json.loads(run.env.read_text()))
     env = make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
     started = time.monotonic()
-    score = evaluate(runner, env, episodes=episodes, rng=evaluation_rng(run.load_config().seed))
+    beat = run.logs / f"{evaluation_name(label, step)}.log"
+    score = evaluate(
+        runner, env, episodes=episodes, rng=evaluation_rng(run.load_config().seed),
+        on_episode=lambda done: beat.touch(),
+    )  # fmt: skip
     run.metric(
         "evaluation", label=label, online_steps=step, policy_version=version, updates=runner.contract.step,
         seconds=round(time.monotonic() - started, 2), **score.to_json(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ from agent.files import append_line, read_lines, write_atomic
 ORPHAN_SECONDS = 15.0
 # Events that mark the run's way; every other kind is an incident.
 TURNING_POINTS = frozenset({"resumed", "limiter_rebased"})
+
+
+def evaluation_name(label: str, step: int) -> str:
+    """Name of an evaluation's process and log; the log's time of change is its sign of life."""
+    return f"evaluation-{label}-{step}"
 
 
 def alive(pid: int) -> bool:
@@ -72,6 +78,22 @@ class RunDirectory:
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RunError(f"{self.path} exists and is not a run directory: choose another --out")
+
+    def is_complete(self, config: TrainConfig) -> bool:
+        """Whether the run has come to the end that `config` asks for, evaluations included."""
+        try:
+            status = json.loads(self.status.read_text())
+        except (OSError, ValueError):
+            return False
+        done = {(record["label"], record["online_steps"]) for record in self.evaluations()}
+        wanted = {("pretrained", 0)} | ({("finetuned", config.online_steps)} if config.online_steps else set())
+        asked = (status.get("pretrain_steps"), status.get("planned_online_steps"))
+        return (
+            status.get("phase") == "done"
+            and asked == (config.pretrain_steps, config.online_steps)
+            and wanted <= done
+            and any(self.checkpoints.glob("[0-9]*"))
+        )
 
     def save_config(self, config: TrainConfig) -> None:
         """Make the directory, if need be, and record the resolved configuration."""

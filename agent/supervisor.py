@@ -20,12 +20,13 @@ from agent.config import TrainConfig
 from agent.errors import RunError
 from agent.files import write_atomic
 from agent.publish import published_versions
-from agent.run_directory import RunDirectory
+from agent.run_directory import RunDirectory, evaluation_name
 
 RESTARTS_WITHOUT_PROGRESS = 5
 RESTART_WINDOW_SECONDS = 600.0
 FIRST_BACKOFF_SECONDS = 0.25
 HANG_SECONDS = 30.0
+EVALUATION_HANG_SECONDS = 300.0
 STOP_SECONDS = 9.0
 POLL_SECONDS = 0.05
 # glibc returns every buffer above 128 KiB to the system and faults it in again at the next update; keeping them makes
@@ -53,6 +54,7 @@ class Child:
         """Run it in a session of its own, so that Ctrl-C reaches the supervisor alone."""
         self.started = time.monotonic()
         with self.log.open("ab") as log:
+            self.log.touch()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self.command, str(os.getpid())],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
@@ -153,9 +155,9 @@ class Supervisor:
         since = max(beat_ns / 1e9, child.started)
         return time.monotonic() - since > HANG_SECONDS
 
-    def _kill(self, child: Child, kind: str, message: str) -> None:
+    def _kill(self, child: Child, kind: str, message: str, seconds: float = HANG_SECONDS) -> None:
         assert child.process is not None
-        self.run.event(kind, f"{message} for {HANG_SECONDS:.0f} s; killed and replaced", process=child.name)
+        self.run.event(kind, f"{message} for {seconds:.0f} s; killed", process=child.name)
         child.process.kill()
         child.process.wait()
 
@@ -190,6 +192,9 @@ class Supervisor:
         for child in list(self.evaluations):
             assert child.process is not None
             code = child.process.poll()
+            if code is None and time.time() - child.log.stat().st_mtime > EVALUATION_HANG_SECONDS:
+                self._kill(child, "evaluation_hung", "the evaluation finished no episode", EVALUATION_HANG_SECONDS)
+                code = child.process.returncode
             if code is not None:
                 self.evaluations.remove(child)
                 if code != 0:
@@ -213,7 +218,7 @@ class Supervisor:
     def _evaluate(self, label: str, step: int, version: int, episodes: int) -> None:
         self._evaluated.add((label, step))
         child = self._child(
-            f"evaluation-{label}-{step}",
+            evaluation_name(label, step),
             ["agent.evaluator", str(self.run.path), str(version), label, str(step), str(episodes)],
         )
         child.start()

@@ -38,6 +38,8 @@ def train(
     run.check_belongs_to(config)
     if not run.preparation.exists():
         set_up(run, config)
+    if run.is_complete(config):
+        return {**summary(run, config), "finished": True}
     with run.exclusive() as lock:
         run.save_config(config)
         supervisor = Supervisor(run, config, lock=lock, stopping=stopping or StopSignal())

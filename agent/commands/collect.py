@@ -15,16 +15,19 @@ import numpy as np
 from agent.console import messages, progress, results, write_json
 from agent.errors import ConfigError
 from agent.evaluate import check_layout
+from agent.faults import FaultBudget
 from agent.process import StopSignal
 from envs.catalog import lookup
+from envs.errors import EnvFault
 from envs.experts import EXPERTS, Expert, WaypointExpert
 from envs.experts.waypoint import WaypointConfig
 from envs.make import describe, make_env
-from envs.rollout import rollout
+from envs.rollout import Step, rollout
 from envs.wrappers import FlatEnv
 from export.runner import PolicyRunner
 from replay.schema import StoreSpec
 from replay.store import Store
+from replay.stream import StreamWriter
 
 STREAM = "collect"
 
@@ -74,31 +77,66 @@ def collect(args: Args) -> dict[str, float]:
         source={"kind": "collect", "policy": args.policy, "seed": args.seed},
     )  # fmt: skip
     stopping = StopSignal()
-    episode_return, returns, steps = 0.0, [], 0
     store = Store.create(args.out, spec)
     with store.writer(STREAM) as writer, progress() as bars:
+        episodes = Recording(writer, env, info)
         bar = bars.add("collect", args.steps)
-        for step in rollout(env, act, seed_rng=np.random.default_rng(reset_seed), on_reset=on_reset):
-            writer.append(
-                step.observation, np.clip(step.action, env.action_low, env.action_high), step.reward,
-                terminated=step.terminated, truncated=step.truncated, next_observation=step.next_observation,
-                first=step.first, info={name: float(step.info[name]) for name in info},
-            )  # fmt: skip
-            steps += 1
-            episode_return += step.reward
-            ended = step.terminated or step.truncated
-            if ended:
-                returns.append(episode_return)
-                episode_return = 0.0
-                bar(min(steps, args.steps), note=f"mean return {np.mean(returns):.3g}")
-            if stopping():
-                if not ended:
-                    writer.cut(step.next_observation)
-                messages.print(f"stopped after {steps} steps; they are in {args.out}")
-                break
-            if ended and steps >= args.steps:
-                break
-    return {"steps": steps, "episodes": len(returns), "mean": float(np.mean(returns)) if returns else 0.0}
+        reset_rng = np.random.default_rng(reset_seed)
+        budget = FaultBudget()
+        while not episodes.complete(args.steps) and not stopping():
+            try:
+                for step in rollout(env, act, seed_rng=reset_rng, on_reset=on_reset):
+                    episodes.add(step)
+                    if step.terminated or step.truncated:
+                        bar(min(episodes.steps, args.steps), note=f"mean return {episodes.mean:.3g}")
+                    if stopping() or episodes.complete(args.steps):
+                        break
+            except EnvFault as fault:
+                # What came before the fault is kept, cut there; the next reset begins another episode.
+                messages.print(f"{fault}; the episode is cut there", markup=False)
+                budget.spend(fault, episodes.steps)
+            episodes.cut()
+        if not episodes.complete(args.steps):
+            messages.print(f"stopped after {episodes.steps} steps; they are in {args.out}")
+    return {"steps": episodes.steps, "episodes": len(episodes.returns), "mean": episodes.mean}
+
+
+class Recording:
+    """Steps going into a stream, and the returns of the episodes that they finish."""
+
+    def __init__(self, writer: StreamWriter, env: FlatEnv, info: tuple[str, ...]) -> None:
+        self._writer, self._env, self._info = writer, env, info
+        self._last: Step | None = None
+        self._return = 0.0
+        self.returns: list[float] = []
+        self.steps = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean return of the finished episodes, 0 without any."""
+        return float(np.mean(self.returns)) if self.returns else 0.0
+
+    def complete(self, steps: int) -> bool:
+        """Whether at least `steps` steps are stored and the last episode is finished."""
+        return self.steps >= steps and not self._writer.in_episode
+
+    def add(self, step: Step) -> None:
+        """Store one step, its action as the environment executed it."""
+        self._writer.append(
+            step.observation, np.clip(step.action, self._env.action_low, self._env.action_high), step.reward,
+            terminated=step.terminated, truncated=step.truncated, next_observation=step.next_observation,
+            first=step.first, info={name: float(step.info[name]) for name in self._info},
+        )  # fmt: skip
+        self.steps += 1
+        self._last = step
+        self._return = step.reward if step.first else self._return + step.reward
+        if step.terminated or step.truncated:
+            self.returns.append(self._return)
+
+    def cut(self) -> None:
+        """End an episode that did not come to its end."""
+        if self._last is not None and self._writer.in_episode:
+            self._writer.cut(self._last.next_observation)
 
 
 def make_policy(

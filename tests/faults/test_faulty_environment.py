@@ -112,3 +112,16 @@ def test_a_hung_environment_is_killed_and_replaced(cart: Path) -> None:
     for episode in store.episodes():
         assert (episode.observations[:, 3] == episode.observations[0, 3]).all()
     assert lines(cart / "hanging" / "metrics.jsonl")
+
+
+def test_collect_goes_on_after_a_fault_and_ends_the_episode_before_it(tmp_path: Path) -> None:
+    outcome(
+        "collect", "--env", f"{MODULE}:FaultyCart-v0", "--policy", "random", "--steps", 300, "--out", "faulty.zarr",
+        cwd=tmp_path, extra=EXTRA,
+    )  # fmt: skip
+    store = Store.open(tmp_path / "faulty.zarr")
+    assert store.info()["interrupted"] >= 1
+    assert store.info()["steps"] >= 300
+    for episode in store.episodes():
+        assert np.isfinite(episode.observations).all()
+        assert np.isfinite(episode.rewards).all()
