@@ -16,15 +16,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import safetensors
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from agent.errors import CheckpointError
 from agent.files import write_atomic
 from replay.layout import fsync_directory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "slipway.checkpoint/1"
 
@@ -61,6 +60,9 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, A
 
 
 def _write(final: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    # Here and in `load` only: the supervisor checks contents without torch.
+    import safetensors.torch
+
     temporary = final.with_name(f".tmp-{final.name}-{os.getpid()}")
     temporary.mkdir()
     payloads = {
@@ -113,8 +115,11 @@ def load_latest(folder: Path, *, on_fallback: Callable[[str], None]) -> Checkpoi
     return None
 
 
-def load(path: Path) -> Checkpoint:
-    """Read and verify one checkpoint folder; CheckpointError names the file that is missing or corrupt."""
+def read_contents(path: Path) -> dict[str, bytes]:
+    """The files of one checkpoint folder, checked against its manifest; needs no torch.
+
+    CheckpointError names the file that is missing or corrupt.
+    """
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
     except (OSError, ValueError) as error:
@@ -135,6 +140,15 @@ def load(path: Path) -> Checkpoint:
         if hashlib.sha256(data).hexdigest() != digest:
             raise CheckpointError(f"checkpoint file {path / name} is corrupt (sha256 differs from its manifest)")
         contents[name] = data
+    return contents
+
+
+def load(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint folder; CheckpointError names the file that is missing or corrupt."""
+    import safetensors
+    import safetensors.torch
+
+    contents = read_contents(path)
     try:
         tensors = safetensors.torch.load(contents["tensors.safetensors"])
         state = json.loads(contents["state.json"])

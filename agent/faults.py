@@ -15,7 +15,7 @@ class FaultBudget:
         self._faults, self._steps = 0, -1
 
     def spend(self, fault: EnvFault, steps: int) -> None:
-        """Note a fault after `steps` steps (or episodes); RunError where too many came with no progress between them."""
+        """Note a fault after `steps` steps (or episodes); RunError after too many without progress."""
         self._faults = self._faults + 1 if steps == self._steps else 1
         self._steps = steps
         if self._faults > FAULTS_WITHOUT_PROGRESS:

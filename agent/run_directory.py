@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -78,22 +77,6 @@ class RunDirectory:
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RunError(f"{self.path} exists and is not a run directory: choose another --out")
-
-    def is_complete(self, config: TrainConfig) -> bool:
-        """Whether the run has come to the end that `config` asks for, evaluations included."""
-        try:
-            status = json.loads(self.status.read_text())
-        except (OSError, ValueError):
-            return False
-        done = {(record["label"], record["online_steps"]) for record in self.evaluations()}
-        wanted = {("pretrained", 0)} | ({("finetuned", config.online_steps)} if config.online_steps else set())
-        asked = (status.get("pretrain_steps"), status.get("planned_online_steps"))
-        return (
-            status.get("phase") == "done"
-            and asked == (config.pretrain_steps, config.online_steps)
-            and wanted <= done
-            and any(self.checkpoints.glob("[0-9]*"))
-        )
 
     def save_config(self, config: TrainConfig) -> None:
         """Make the directory, if need be, and record the resolved configuration."""

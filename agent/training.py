@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 from collections.abc import Callable
 from typing import Any
 
+from agent import checkpoint
 from agent.board import Board
 from agent.config import TrainConfig
 from agent.config_files import validate
+from agent.errors import CheckpointError
 from agent.process import StopSignal
 from agent.run_directory import RunDirectory
 from agent.setup_run import set_up
@@ -38,13 +41,27 @@ def train(
     run.check_belongs_to(config)
     if not run.preparation.exists():
         set_up(run, config)
-    if run.is_complete(config):
+    if is_complete(run, config):
         return {**summary(run, config), "finished": True}
     with run.exclusive() as lock:
         run.save_config(config)
         supervisor = Supervisor(run, config, lock=lock, stopping=stopping or StopSignal())
         finished = supervisor.train(on_tick)
     return {**summary(run, config), "finished": finished}
+
+
+def is_complete(run: RunDirectory, config: TrainConfig) -> bool:
+    """Whether the run has come to the end that `config` asks for: evaluations written, last checkpoint sound."""
+    checkpoints = checkpoint.complete(run.checkpoints)
+    try:
+        status = json.loads(run.status.read_text())
+        checkpoint.read_contents(checkpoints[-1])
+    except (OSError, ValueError, IndexError, CheckpointError):
+        return False
+    done = {(record["label"], record["online_steps"]) for record in run.evaluations()}
+    wanted = {("pretrained", 0)} | ({("finetuned", config.online_steps)} if config.online_steps else set())
+    asked = (status.get("phase"), status.get("pretrain_steps"), status.get("planned_online_steps"))
+    return asked == ("done", config.pretrain_steps, config.online_steps) and wanted <= done
 
 
 def summary(run: RunDirectory, config: TrainConfig) -> dict[str, Any]:
