@@ -162,7 +162,7 @@ PLACES: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     ),
     "record into a folder": (("deploy", "maze.policy", "--episodes", 1, "--record", "notes"), ("notes",)),
     "robot without a rate": (("deploy", "maze.policy", "--robot", "a:b"), ("--robot", "--rate")),
-    "robot without a factory": (("deploy", "maze.policy", "--robot", "arm", "--rate", 10), ("'arm'", "module:factory")),
+    "robot without a factory": (("deploy", "maze.policy", "--robot", "arm", "--rate", 10), ("'arm'", "module:name")),
     "robot of no module": (
         ("deploy", "maze.policy", "--robot", "arm:make", "--rate", 10), ("arm:make", "no module named arm"),
     ),
