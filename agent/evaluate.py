@@ -15,6 +15,7 @@ from envs.errors import EnvFault
 from envs.make import describe, make_env
 from envs.rollout import rollout
 from envs.wrappers import FlatEnv
+from export.runner import PolicyRunner
 from replay.schema import StoreSpec
 
 # Evaluation episodes are seeded from a branch of their own, so that they never coincide with training's.
@@ -74,7 +75,9 @@ def evaluate(
 def finished_episodes(policy: Policy, env: FlatEnv, rng: np.random.Generator) -> Iterator[tuple[float, int, float]]:
     """(return, steps, success) of one episode after another, for ever."""
     total, length, reached = 0.0, 0, 0.0
-    for step in rollout(env, policy.act, seed_rng=rng):
+    # A recurrent policy starts each episode at its initial state.
+    restart = (lambda first: policy.reset()) if isinstance(policy, PolicyRunner) else None
+    for step in rollout(env, policy.act, seed_rng=rng, on_reset=restart):
         total, length = total + step.reward, length + 1
         reached = max(reached, float(step.info.get("success", 0.0)))
         if step.terminated or step.truncated:

@@ -22,7 +22,7 @@ import onnxruntime
 
 from export.contract import FLOAT32, Contract
 from export.errors import ContractError, ExportError
-from export.parity import LIMITS, Arrays, Reference, beyond_limit, check_parity, golden_of, make_cases
+from export.parity import LIMITS, Arrays, beyond_limit, check_parity, golden_of, make_cases
 from export.policy import (
     CARD,
     FORMAT,
@@ -37,6 +37,7 @@ from export.policy import (
     seal,
 )
 from export.runner import PolicyRunner
+from export.sequences import RecurrentReference, Reference
 from export.signing import sign
 
 
@@ -44,7 +45,7 @@ def write_bundle(
     path: str | Path,
     model: bytes,
     *,
-    reference: Reference,
+    reference: Reference | RecurrentReference,
     rng: np.random.Generator,
     observations: np.ndarray | None = None,
     evaluation: Mapping[str, Any] | None = None,
@@ -55,7 +56,8 @@ def write_bundle(
     """Write and verify a bundle folder at `path` for ONNX bytes from `export_policy` or `Template.patch`.
 
     `reference` maps observations [N, O] float32 to (action [N, A], raw [N, A]) of the trained network: normaliser and
-    scaling included, no noise. `rng` draws the observations to compare on; `observations` [n, O] adds real ones.
+    scaling included, no noise; a recurrent policy's maps (observations, h [N, H]) to (action, raw, h_out [N, H]).
+    `rng` draws the observations to compare on; `observations` [n, O] adds real ones.
     `evaluation`, if measured, goes into the manifest as it is; `evaluate`, if given, scores every variant instead.
     `variants` are smaller forms of the same policy by name (`export.quantize` makes them), shipped with their measured
     error; `wfp16` is left out, and the manifest says so, where that is above its limit. `sign_key` is the PEM file of
@@ -138,6 +140,7 @@ def model_card(contract: Contract, variants: Mapping[str, Mapping[str, Any]]) ->
         "",
         "Bounds are applied inside the graph. "
         + (f"Noise enters as the input `eps`: {contract.stochastic.form}." if contract.stochastic.eps else "No noise."),
+        *_memory(contract),
         "",
         "## Control",
         "",
@@ -172,6 +175,18 @@ def model_card(contract: Contract, variants: Mapping[str, Mapping[str, Any]]) ->
                 *(f"- {key}: {value}" for key, value in entry["evaluation"].items()),
             ]
     return "\n".join(lines) + "\n"
+
+
+def _memory(contract: Contract) -> list[str]:
+    if contract.recurrent is None:
+        return []
+    return [
+        "",
+        f"## State: float32 [batch, {contract.recurrent.size}]",
+        "",
+        "Recurrent: the input `h_in` is the output `h_out` of the step before, and at the start of an episode the "
+        "contract's `recurrent.initial`. The runner keeps it; call `reset` before each episode.",
+    ]
 
 
 def _files(

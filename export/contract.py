@@ -3,7 +3,7 @@
 The contract travels inside the ONNX file as canonical JSON beside its sha256 and again in the bundle's manifest. It is
 canonical so that equal contracts are equal bytes: sorted keys, no spaces, floats with the digits that restore them.
 
-Shape legend: O observation entries, A action entries.
+Shape legend: O observation entries, A action entries, H entries of a recurrent policy's state.
 """
 
 from __future__ import annotations
@@ -144,6 +144,22 @@ class Stochastic:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recurrent:
+    size: int
+    "H, entries of the hidden state: the graph has the input `h_in` [batch, H] and the output `h_out` [batch, H]."
+    initial: tuple[float, ...]
+    "State at the start of every episode [H]."
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise ContractError(f"contract recurrent.size is {self.size!r}: give the entries of the state, at least 1")
+        initial = _floats(self.initial, "recurrent.initial", self.size)
+        if max(map(abs, initial)) > float(np.finfo(np.float32).max):
+            raise ContractError("contract recurrent.initial is beyond float32: give a state that the network can reach")
+        object.__setattr__(self, "initial", initial)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Git:
     commit: str | None = None
     "Commit that trained the policy."
@@ -201,8 +217,8 @@ class Contract:
     "Robot that it is meant for."
     stochastic: Stochastic = field(default_factory=Stochastic)
     "Whether and how exploration noise enters."
-    recurrent: None = None
-    "Reserved for policies with a hidden state; None."
+    recurrent: Recurrent | None = None
+    "Size and initial value of the hidden state; None: the policy is memoryless."
     onnx: Onnx = field(default_factory=Onnx)
     "File format."
     schema: str = SCHEMA
@@ -215,8 +231,8 @@ class Contract:
         object.__setattr__(self, "dataset", tuple(self.dataset))
         if not self.policy_id:
             raise ContractError("contract policy_id is empty: name the policy")
-        if self.recurrent is not None:
-            raise ContractError("contract recurrent: this version runs memoryless policies only; use a newer slipway")
+        if self.recurrent is not None and not isinstance(self.recurrent, Recurrent):
+            raise ContractError("contract recurrent: give Recurrent(size=, initial=), or None for a memoryless policy")
         end = 0
         for term in self.observation:
             if term.offset != end or term.length < 1:
@@ -305,6 +321,7 @@ class Contract:
                 "git": _build(Git, plain.get("git") or {}),
                 "robot": _build(Robot, plain.get("robot") or {}),
                 "stochastic": _build(Stochastic, plain.get("stochastic") or {}),
+                "recurrent": None if plain.get("recurrent") is None else _build(Recurrent, plain["recurrent"]),
                 "onnx": _build(Onnx, plain.get("onnx") or {}),
             }
             contract: Contract = _build(cls, {**plain, **parts})

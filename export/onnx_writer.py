@@ -6,10 +6,12 @@ clamping behind it are written out node by node, so that every constant keeps th
     observation -> (o - mean) * inv_std -> clip ±c -> network -> raw
     raw -> tanh -> [+ exp(log_std) * eps] -> clip ±1 -> * scale + shift -> clamp(low, high) -> action
 
+A recurrent network also takes the state `h_in` and gives `h_out`, which pass through as they are.
+
 The exporter's optimiser stays off: it merges equal constants and folds weights into others, after which a weight can
 no longer be replaced. onnxruntime does the same folding when it opens the file.
 
-Shape legend: B batch, O observation entries, A action entries.
+Shape legend: B batch, O observation entries, A action entries, H entries of the state.
 """
 
 from __future__ import annotations
@@ -40,12 +42,24 @@ class _Named(torch.nn.Module):
         return raw
 
 
+class _NamedRecurrent(_Named):
+    """The same for a network with a hidden state."""
+
+    def forward(  # type: ignore[override]
+        self, normalized: torch.Tensor, h_in: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        raw, h_out = self.network(normalized, h_in)
+        return raw, h_out
+
+
 def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, contract: Contract) -> bytes:
     """ONNX bytes of a policy; equal inputs give equal bytes, whatever the folder.
 
     `network` maps the normalised observation [B, O] float32 to the pre-squash mean [B, A]; it is copied, moved to the
-    CPU and put in evaluation mode. `log_std` [A] adds the input `eps` [B, A] and must be given exactly when
-    `contract.stochastic.eps`. Raises ExportError when the network has other sizes or cannot be expressed in ONNX.
+    CPU and put in evaluation mode. Where `contract.recurrent` is set it maps (normalised observation [B, O], h_in
+    [B, H]) to (mean [B, A], h_out [B, H]), with no state of its own. `log_std` [A] adds the input `eps` [B, A] and must
+    be given exactly when `contract.stochastic.eps`. Raises ExportError when the network has other sizes or cannot be
+    expressed in ONNX.
     """
     if (log_std is not None) != contract.stochastic.eps:
         raise ContractError("contract stochastic.eps must be true exactly when log_std is given: correct the contract")
@@ -54,7 +68,9 @@ def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, con
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ExportError(f"weight {name} is {tensor.dtype}: a policy is float32; export `network.float()`")
-    graph = _export_network(_Named(copy.deepcopy(network).cpu().eval()), contract)
+    recurrent = contract.recurrent
+    wrapper = _Named if recurrent is None else _NamedRecurrent
+    graph = _export_network(wrapper(copy.deepcopy(network).cpu().eval()), contract)
     if log_std is not None:
         graph.initializer.append(numpy_helper.from_array(log_std.detach().cpu().float().numpy(), "log_std"))
     for name, value in contract.constants().items():
@@ -64,8 +80,10 @@ def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, con
         [*_before(contract), *graph.node, *_after(contract)],
         "slipway_policy",
         [_value("observation", contract.observation_size)]
+        + ([] if recurrent is None else [_value("h_in", recurrent.size)])
         + ([_value("eps", contract.action_size)] if log_std is not None else []),
-        [_value("action", contract.action_size), _value("raw", contract.action_size)],
+        [_value("action", contract.action_size), _value("raw", contract.action_size)]
+        + ([] if recurrent is None else [_value("h_out", recurrent.size)]),
         initializer=list(graph.initializer),
     )
     model = helper.make_model(
@@ -127,17 +145,12 @@ def _value(name: str, size: int) -> onnx.ValueInfoProto:
 
 
 def _export_network(named: _Named, contract: Contract) -> onnx.GraphProto:
-    example = torch.zeros(2, contract.observation_size)
-    with torch.no_grad():
-        try:
-            raw = named(example)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ExportError(
-                f"network refuses a [2, {contract.observation_size}] observation ({error}): contract and network differ"
-            ) from error
-    if not isinstance(raw, torch.Tensor) or tuple(raw.shape) != (2, contract.action_size):
-        shape = tuple(raw.shape) if isinstance(raw, torch.Tensor) else type(raw).__name__
-        raise ExportError(f"network gives {shape} for a batch of 2, the contract [2, {contract.action_size}]")
+    sizes = {"normalized": contract.observation_size}
+    outputs = {"raw": contract.action_size}
+    if contract.recurrent is not None:
+        sizes["h_in"] = outputs["h_out"] = contract.recurrent.size
+    examples = tuple(torch.zeros(2, size) for size in sizes.values())
+    _check_outputs(named, examples, outputs)
     chatter = logging.getLogger("torch.onnx")
     level = chatter.level
     chatter.setLevel(logging.ERROR)  # "torchvision is not installed", once for every export
@@ -148,15 +161,15 @@ def _export_network(named: _Named, contract: Contract) -> onnx.GraphProto:
                 warnings.simplefilter("ignore", category)
             program = torch.onnx.export(
                 named,
-                (example,),
+                examples,
                 dynamo=True,
                 external_data=False,
                 opset_version=contract.onnx.opset,
                 optimize=False,
                 verbose=False,
-                input_names=["policy/normalized"],
-                output_names=["raw"],
-                dynamic_shapes={"normalized": {0: torch.export.Dim("batch")}},
+                input_names=["policy/normalized", *list(sizes)[1:]],
+                output_names=list(outputs),
+                dynamic_shapes={name: {0: torch.export.Dim("batch")} for name in sizes},
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(f"network has no ONNX form ({error}): use operations that torch.onnx exports") from error
@@ -170,3 +183,23 @@ def _export_network(named: _Named, contract: Contract) -> onnx.GraphProto:
         del item.metadata_props[:]
         item.ClearField("doc_string")
     return graph
+
+
+def _check_outputs(named: _Named, examples: tuple[torch.Tensor, ...], outputs: dict[str, int]) -> None:
+    """The network must take what the contract says and give `outputs`: [2, size] each."""
+    size = examples[0].shape[1]
+    state = f" and a [2, {examples[1].shape[1]}] state" if len(examples) > 1 else ""
+    with torch.no_grad():
+        try:
+            given = named(*examples)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ExportError(
+                f"network refuses a [2, {size}] observation{state} ({error}): contract and network differ"
+            ) from error
+    for (name, entries), value in zip(outputs.items(), given if state else (given,), strict=True):
+        if not isinstance(value, torch.Tensor) or tuple(value.shape) != (2, entries):
+            shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise ExportError(
+                f"network gives {shape} for a batch of 2, the contract [2, {entries}]"
+                + (f" as {name}" if state else "")
+            )

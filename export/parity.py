@@ -12,6 +12,9 @@ thousandfold. Smaller variants are not held to it: their error is measured and s
 of the action's range, on ordinary observations. Beyond its limit `wfp16`, which is always tried, is left out of the
 bundle; `int8`, which was asked for, fails the export.
 
+A recurrent policy is compared from states that its network reaches, each row on its own, and then along one sequence,
+whose rows are its golden outputs (`export.sequences`).
+
 Shape legend: N observations, O observation entries, A action entries.
 """
 
@@ -22,19 +25,20 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from export.contract import FLOAT32, Contract
 from export.errors import ExportError, ParityError
+from export.golden import run_in_order
 from export.policy import MAX_BATCH, VARIANTS
 from export.runner import PolicyRunner
+from export.sequences import SEQUENCE_MARGIN, RecurrentReference, Reference, reachable_states, run_sequence
 from export.template import Template
 
-Reference = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Arrays = Mapping[str, np.ndarray]
 
 TOLERANCE = 1e-5
@@ -112,20 +116,30 @@ def _observations(
 
 
 def make_cases(
-    model: bytes, reference: Reference, rng: np.random.Generator, observations: np.ndarray | None = None
+    model: bytes,
+    reference: Reference | RecurrentReference,
+    rng: np.random.Generator,
+    observations: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Observations with the trained network's outputs and how far from them the float32 export may be.
 
     `reference` maps observations [N, O] float32 to (action [N, A], raw [N, A]), the mean action in environment units.
     `alone` are the rows to run one by one, all edge cases among them; `ordinary` [N] bool those a robot would see. For
-    a stochastic policy `eps` and `noisy` are noise and the action with it. Raises ParityError when the network gives
-    NaN.
+    a stochastic policy `eps` and `noisy` are noise and the action with it. A recurrent policy's reference maps
+    (observations [N, O], h [N, H]) to (action, raw, h_out [N, H]); its cases also have `h_in`, `h_out`, and under
+    `sequence.NAME` the outputs of the golden rows run in order. Raises ParityError when the network gives NaN.
     """
     template = Template.from_bytes(model)
     contract = template.contract
     inputs, ordinary = _observations(contract, rng, observations, OBSERVATIONS)
-    action, raw = _reference_outputs(reference, inputs, contract)
-    action_tolerance, raw_tolerance = _tolerance(action, raw, contract)
+    recurrent = contract.recurrent
+
+    def step(rows: np.ndarray, states: np.ndarray | None) -> dict[str, np.ndarray]:
+        return _reference_outputs(reference, rows, states, contract)
+
+    states = None if recurrent is None else reachable_states(step, recurrent, inputs, rng)
+    outputs = step(inputs, states)
+    action, raw = outputs["action"], outputs["raw"]
     edges = len(edge_observations(contract))
     cases = {
         "observation": inputs,
@@ -134,13 +148,20 @@ def make_cases(
         "golden": np.arange(edges + GOLDEN_ROWS),
         "action": action,
         "raw": raw,
-        "action_tolerance": action_tolerance,
-        "raw_tolerance": raw_tolerance,
+        **_tolerances(outputs, contract),
     }
     if contract.stochastic.eps:
         eps = rng.standard_normal(action.shape).astype(np.float32)
         eps[::2] = 0.0
         cases |= {"eps": eps, "noisy": noisy_action(template, raw, eps)}
+    if recurrent is not None and states is not None:
+        cases |= {"h_in": states, "h_out": outputs["h_out"]}
+        sequence = run_sequence(step, recurrent, inputs[cases["golden"]])
+        allowed = _tolerances(sequence, contract)
+        if "eps" in cases:
+            sequence["action"] = noisy_action(template, sequence["raw"], cases["eps"][cases["golden"]])
+        sequence |= {name: SEQUENCE_MARGIN * tolerance for name, tolerance in allowed.items()}
+        cases |= {f"sequence.{name}": values for name, values in sequence.items()}
     return cases
 
 
@@ -162,15 +183,13 @@ def compare(runner: PolicyRunner, cases: Arrays) -> dict[str, Any]:
         runs.append(("with noise", everything, "noisy", cases["eps"]))
     span = np.asarray(contract.action.high) - np.asarray(contract.action.low)
     shares, worst = [], {"action": np.zeros(len(span)), "raw": np.zeros(len(span))}
+    if contract.recurrent is not None:
+        worst["h_out"] = np.zeros(contract.recurrent.size)
     ordinary_error = 0.0
     for how, rows, action, eps in runs:
-        inputs = cases["observation"][rows]
-        if one_by_one or how == "alone":
-            single = [runner.infer(inputs[i], None if eps is None else eps[i]) for i in range(len(inputs))]
-            outputs = {"action": np.stack([a for a, _ in single]), "raw": np.stack([r for _, r in single])}
-        else:
-            outputs = dict(zip(("action", "raw"), runner.infer(inputs, eps), strict=True))
-        expected = {"action": cases[action][rows], "raw": cases["raw"][rows]}
+        inputs, states = cases["observation"][rows], cases["h_in"][rows] if "h_in" in cases else None
+        outputs = _outputs(runner, inputs, states, eps, alone=one_by_one or how == "alone")
+        expected = {name: cases[action if name == "action" else name][rows] for name in outputs}
         allowed = {name: cases[f"{name}_tolerance"][rows] for name in outputs}
         if variant == FLOAT32:
             shares.append(_check(inputs, outputs, expected, allowed, how))
@@ -179,7 +198,15 @@ def compare(runner: PolicyRunner, cases: Arrays) -> dict[str, Any]:
         worst = {name: np.maximum(worst[name], errors[name].max(axis=0)) for name in outputs}
         within = errors["action"][cases["ordinary"][rows]] / span
         ordinary_error = max(ordinary_error, float(within.max(initial=0.0)))
-    report = {
+    if contract.recurrent is not None:
+        rows = cases["golden"]
+        inputs, eps = cases["observation"][rows], cases["eps"][rows] if "eps" in cases else None
+        outputs = run_in_order(runner, inputs, eps)
+        expected = {name: cases[f"sequence.{name}"] for name in outputs}
+        allowed = {name: cases[f"sequence.{name}_tolerance"] for name in outputs}
+        shares.append(_check(inputs, outputs, expected, allowed, "in sequence"))
+        _check_sound(inputs, outputs, contract, f"{variant} run in sequence")
+    report: dict[str, Any] = {
         "observations": len(everything),
         "one_by_one": len(everything) if one_by_one else len(cases["alone"]),
         "largest_batch": 1 if one_by_one else len(everything),
@@ -190,6 +217,8 @@ def compare(runner: PolicyRunner, cases: Arrays) -> dict[str, Any]:
         "raw_error": float(worst["raw"].max()),
         "raw_error_entries": worst["raw"].tolist(),
     }
+    if contract.recurrent is not None:
+        report |= {"sequence": len(cases["golden"]), "state_error": float(worst["h_out"].max())}
     return report | ({"tolerance": TOLERANCE, "share_of_tolerance": max(shares)} if shares else {})
 
 
@@ -238,8 +267,16 @@ def beyond_limit(variant: str, report: Mapping[str, Any]) -> bool:
 
 
 def golden_of(cases: Arrays, reports: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """The rows that a bundle keeps, with the network's outputs and every variant's tolerance (`VARIANT.NAME`)."""
+    """The rows that a bundle keeps, with the network's outputs and every variant's tolerance (`VARIANT.NAME`).
+
+    A recurrent policy's are one sequence in order, with `h_out` after each row; it has no variants.
+    """
     rows = cases["golden"]
+    if "h_in" in cases:
+        prefix = "sequence."
+        golden = {name.removeprefix(prefix): values for name, values in cases.items() if name.startswith(prefix)}
+        golden |= {name: cases[name][rows] for name in ("observation", "eps") if name in cases}
+        return golden
     golden = {name: cases[name][rows] for name in ("observation", "action", "raw", "action_tolerance", "raw_tolerance")}
     if "eps" in cases:
         golden |= {"eps": cases["eps"][rows], "action": cases["noisy"][rows]}
@@ -260,23 +297,60 @@ def noisy_action(template: Template, raw: np.ndarray, eps: np.ndarray) -> np.nda
     return np.asarray(np.clip(scaled, constants["action.low"], constants["action.high"]))
 
 
-def _reference_outputs(reference: Reference, inputs: np.ndarray, contract: Contract) -> tuple[np.ndarray, np.ndarray]:
-    action, raw = (np.asarray(output) for output in reference(inputs.copy()))
-    shape = (len(inputs), contract.action_size)
-    if action.shape != shape or raw.shape != shape:
-        raise ParityError(f"reference gives {action.shape} and {raw.shape} for {len(inputs)} observations, not {shape}")
-    bad = ~(np.isfinite(action).all(axis=1) & np.isfinite(raw).all(axis=1))
+def _outputs(
+    runner: PolicyRunner, inputs: np.ndarray, states: np.ndarray | None, eps: np.ndarray | None, *, alone: bool
+) -> dict[str, np.ndarray]:
+    """`action`, `raw` and of a recurrent policy `h_out`, as one batch or one by one through the bound buffers."""
+
+    def run(rows: Any) -> tuple[np.ndarray, ...]:
+        noise = None if eps is None else eps[rows]
+        if states is None:
+            return runner.infer(inputs[rows], noise)
+        return runner.infer_with_state(inputs[rows], states[rows], noise)
+
+    if alone:
+        outputs = tuple(np.stack(values) for values in zip(*(run(i) for i in range(len(inputs))), strict=True))
+    else:
+        outputs = run(slice(None))
+    return dict(zip(("action", "raw", "h_out"), outputs, strict=False))
+
+
+def _reference_outputs(
+    reference: Reference | RecurrentReference, inputs: np.ndarray, states: np.ndarray | None, contract: Contract
+) -> dict[str, np.ndarray]:
+    given: tuple[np.ndarray, ...]
+    if states is None or contract.recurrent is None:
+        given = cast(Reference, reference)(inputs.copy())
+        sizes = {"action": contract.action_size, "raw": contract.action_size}
+    else:
+        given = cast(RecurrentReference, reference)(inputs.copy(), states.copy())
+        sizes = {"action": contract.action_size, "raw": contract.action_size, "h_out": contract.recurrent.size}
+    outputs = [np.asarray(output) for output in given]
+    shapes = [(len(inputs), size) for size in sizes.values()]
+    if [output.shape for output in outputs] != shapes:
+        found = " and ".join(str(output.shape) for output in outputs)
+        wanted = shapes[0] if len(set(shapes)) == 1 else " and ".join(map(str, shapes))
+        raise ParityError(f"reference gives {found} for {len(inputs)} observations, not {wanted}")
+    bad = ~np.all([np.isfinite(output).all(axis=1) for output in outputs], axis=0)
     if bad.any():
         row = inputs[int(np.argmax(bad))]
         raise ParityError(f"the trained network itself gives NaN or infinity for observation {_show(row)}: train again")
-    return action.astype(np.float32), raw.astype(np.float32)
+    return {name: output.astype(np.float32) for name, output in zip(sizes, outputs, strict=True)}
 
 
-def _tolerance(action: np.ndarray, raw: np.ndarray, contract: Contract) -> tuple[np.ndarray, np.ndarray]:
+def _tolerances(outputs: Arrays, contract: Contract) -> dict[str, np.ndarray]:
+    """`NAME_tolerance` of each output: a share of its size, and for the action what raw's becomes behind tanh."""
+    action, raw = outputs["action"], outputs["raw"]
     span = np.asarray(contract.action.high) - np.asarray(contract.action.low)
-    for_raw = TOLERANCE * (np.abs(raw) + np.maximum(1.0, np.abs(raw).max(axis=0)))
+    for_raw = _share_of_size(raw)
     slope = (1.0 - np.tanh(raw.astype(np.float64)) ** 2) * span / 2
-    return TOLERANCE * (np.abs(action) + span) + slope * for_raw, for_raw
+    tolerances = {"action_tolerance": TOLERANCE * (np.abs(action) + span) + slope * for_raw, "raw_tolerance": for_raw}
+    return tolerances | ({"h_out_tolerance": _share_of_size(outputs["h_out"])} if "h_out" in outputs else {})
+
+
+def _share_of_size(values: np.ndarray) -> np.ndarray:
+    share: np.ndarray = TOLERANCE * (np.abs(values) + np.maximum(1.0, np.abs(values).max(axis=0)))
+    return share
 
 
 def _check(inputs: np.ndarray, actual: Arrays, expected: Arrays, allowed: Arrays, how: str) -> float:

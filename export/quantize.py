@@ -71,6 +71,12 @@ def dynamic_int8(model: bytes) -> bytes:
 
 def _graph_of(model: bytes) -> tuple[onnx.ModelProto, Contract]:
     contract = Template.from_bytes(model).contract
+    if contract.recurrent is not None:
+        # The gate measures one step from a given state; over a sequence a variant's error feeds back into its state,
+        # and no error that the manifest could state would bound that.
+        raise ExportError(
+            "a recurrent policy has no smaller variants, their error would grow in its state: ship float32"
+        )
     proto = onnx.load_from_string(model)
     del proto.metadata_props[:]
     return proto, contract

@@ -7,7 +7,9 @@ a safe action and says why in `flags`. The order inside `step` is the invariant 
     -> finite (a poisoned output that the run did not overwrite fails here) -> bounds -> age again (a run that
     stalled has decided on a world that is gone) -> rate limit
 
-Shape legend: B batch, O observation entries, A action entries.
+A recurrent policy's state follows the same rule: it advances with a run whose action is given out, and only then.
+
+Shape legend: B batch, O observation entries, A action entries, H entries of a recurrent policy's state.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from export.errors import ExportError, IntegrityError, ParityError
+from export.errors import ExportError, IntegrityError
+from export.golden import check_golden
 from export.matching import check_expected
 from export.policy import MAX_BATCH, Policy, read_policy
+from export.state import HiddenState, check_state_input
 
 F32 = np.float32
 
@@ -67,6 +71,8 @@ class PolicyRunner:
     recomputed through the bound buffers before the runner is ready.
     `frozen_after`: in `step`, this many identical observations in a row with new time stamps are a fault (a driver that
     repeats its last sample under a fresh stamp); None: a robot may stand still.
+
+    A recurrent policy keeps its state between single observations: `reset` begins every episode.
     """
 
     _observation_O: np.ndarray
@@ -109,6 +115,8 @@ class PolicyRunner:
         self._bind()
         self._prepare_guard()
         self.infer(np.zeros(self.observation_size, F32))  # warm-up: the first run allocates
+        if self._state is not None:
+            self._state.restart()
         if policy.golden is not None:
             check_golden(self, policy.golden, policy.source)
 
@@ -116,20 +124,45 @@ class PolicyRunner:
         """Action [A] or [B, A] float32 in environment units for an observation [O] or [B, O]; a copy, yours to keep.
 
         `eps` is standard normal noise of the action's shape for a stochastic policy; None gives the mean action.
-        Unguarded: NaN in gives NaN out. Raises ExportError for another shape, a type that is not a real number, or
-        more rows than `max_batch` (1 for int8; None is any number).
+        Unguarded: NaN in gives NaN out. A recurrent policy's state advances, unless it would not be finite. Raises
+        ExportError for another shape, a type that is not a real number, a batch for a recurrent policy, or more rows
+        than `max_batch` (1 for int8; None is any number).
         """
         if getattr(observation, "ndim", None) == 1:
             self._run_bound(observation, eps)
             return self._action_A.copy()
-        return self._run_batch(observation, eps)[0]
+        return self._run_batch(observation, eps, None)[0]
 
     def infer(self, observation: np.ndarray, eps: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Like `act`, and also the network's pre-squash mean `raw`, in the same shape."""
         if getattr(observation, "ndim", None) == 1:
             self._run_bound(observation, eps)
             return self._action_A.copy(), self._raw_A.copy()
-        return self._run_batch(observation, eps)
+        action, raw = self._run_batch(observation, eps, None)
+        return action, raw
+
+    def infer_with_state(
+        self, observation: np.ndarray, h: np.ndarray, eps: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(action, raw, h_out) of a recurrent policy from the states `h`: [O] and [H], or [B, O] and [B, H].
+
+        The caller keeps the states; the runner's own is neither read nor changed. Raises ExportError as `act` does,
+        for a state of another shape, and for a memoryless policy.
+        """
+        state = self._state
+        if state is None:
+            raise ExportError(f"{self.policy.source}: is memoryless and takes no state; use infer")
+        if getattr(observation, "ndim", None) != 1:
+            action, raw, h_out = self._run_batch(observation, eps, h)
+            return action, raw, h_out
+        self._check_state(h, (len(state.value),))
+        own = state.value
+        try:
+            state.set(h)
+            self._run_bound(observation, eps)
+            return self._action_A.copy(), self._raw_A.copy(), state.produced
+        finally:
+            state.set(own)
 
     def step(self, observation: np.ndarray, t_obs: float | None = None) -> tuple[np.ndarray, int]:
         """Guarded action [A] for one observation [O] measured at `t_obs` (s, time.monotonic); None: age unknown.
@@ -145,6 +178,8 @@ class PolicyRunner:
         if flags:
             return self._last_A.copy(), flags
         self._action_A.fill(np.nan)
+        if self._state is not None:
+            self._state.poison()
         if self._eps_used:
             self._eps_A.fill(0.0)
             self._eps_used = False
@@ -153,7 +188,7 @@ class PolicyRunner:
         except ORT_ERRORS:
             return self._last_A.copy(), int(Flag.RUN)
         action = self._action_A.copy()
-        if not np.isfinite(action).all():
+        if not np.isfinite(action).all() or (self._state is not None and not self._state.sound):
             return self._last_A.copy(), int(Flag.NOT_FINITE)
         if (action < self._low_A).any() or (action > self._high_A).any():
             return self._last_A.copy(), int(Flag.BOUNDS)
@@ -166,6 +201,8 @@ class PolicyRunner:
                 action, flags = limited, flags | int(Flag.RATE_LIMITED)
         self._last_A[:] = action
         self._executed = True
+        if self._state is not None:
+            self._state.advance()
         if end - start > self._deadline_s:
             flags |= int(Flag.LATE)
         return action, flags
@@ -176,15 +213,22 @@ class PolicyRunner:
         self._executed = True
 
     def reset(self) -> None:
-        """Begin a new episode: forget the last executed action and the last time stamp."""
+        """Begin a new episode: forget the last executed action, the last time stamp and a recurrent policy's state."""
         self._last_A[:] = self._neutral_A
         self._executed = False
         self._last_t = -np.inf
         self._same = 0
         self._previous_O.fill(np.nan)
+        if self._state is not None:
+            self._state.restart()
 
     def take_over(self, previous: PolicyRunner) -> None:
-        """Go on where `previous`, a runner of the same layout, stands: last executed action, time stamp, motion."""
+        """Go on where `previous`, a runner of the same layout, stands: last executed action, time stamp, motion.
+
+        Not the state: what it means differs between networks, so a recurrent policy starts at its initial one.
+        """
+        if self._state is not None:
+            self._state.restart()
         self._last_A[:] = previous._last_A
         self._executed = previous._executed
         self._last_t, self._previous_t = previous._last_t, previous._previous_t
@@ -201,6 +245,11 @@ class PolicyRunner:
         """The network's pre-squash mean [A] of the last single observation, a copy."""
         return self._raw_A.copy()
 
+    @property
+    def state(self) -> np.ndarray:
+        """A recurrent policy's state before its next single observation [H], a copy; [0] if it is memoryless."""
+        return np.zeros(0, F32) if self._state is None else self._state.value
+
     def _bind(self) -> None:
         """Bind owned arrays once. Bound memory must stay where it is: these are only ever written into."""
         sizes = {"observation": self.observation_size, "action": self.action_size, "raw": self.action_size}
@@ -215,6 +264,11 @@ class PolicyRunner:
             self._binding.bind_input("eps", "cpu", 0, F32, (1, self.action_size), _address(self._eps_A))
         for name in ("action", "raw"):
             self._binding.bind_output(name, "cpu", 0, F32, (1, self.action_size), _address(buffers[name]))
+        recurrent = self.contract.recurrent
+        check_state_input(self._session, recurrent, self.policy.source)
+        self._state = None if recurrent is None else HiddenState(recurrent)
+        if self._state is not None:
+            self._state.bind(self._binding)
         self._observation_O, self._action_A, self._raw_A = (buffers[name][0] for name in sizes)
 
     def _prepare_guard(self) -> None:
@@ -285,13 +339,26 @@ class PolicyRunner:
             self._eps_A.fill(0.0)
             self._eps_used = False
         self._session.run_with_iobinding(self._binding)
+        if self._state is not None and self._state.sound:
+            self._state.advance()
 
-    def _run_batch(self, observation: np.ndarray, eps: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def _run_batch(self, observation: np.ndarray, eps: np.ndarray | None, h: np.ndarray | None) -> list[np.ndarray]:
+        """[action, raw], and h_out of a recurrent policy."""
         if not _is_numbers(observation) or observation.ndim != 2 or observation.shape[1] != self.observation_size:
             raise self._wrong_observation(observation, f"[B, {self.observation_size}]")
         shape = (len(observation), self.action_size)
+        names, shapes = ["action", "raw"], [shape, shape]
+        if self._state is not None:
+            if h is None:
+                raise ExportError(
+                    f"{self.policy.source}: a batch for a recurrent policy needs a state for each row; "
+                    "use infer_with_state, or one observation at a time"
+                )
+            names.append("h_out")
+            shapes.append((len(observation), len(self._state.value)))
+            self._check_state(h, shapes[-1])
         if not len(observation):
-            return np.zeros(shape, F32), np.zeros(shape, F32)
+            return [np.zeros(each, F32) for each in shapes]
         if self.max_batch is not None and len(observation) > self.max_batch:
             raise ExportError(
                 f"{self.policy.source}: the variant {self.policy.variant} runs one observation at a time, not "
@@ -303,8 +370,9 @@ class PolicyRunner:
             self._check_eps(eps, shape)
         if self.stochastic:
             feed["eps"] = np.zeros(shape, F32) if eps is None else np.ascontiguousarray(eps, F32)
-        action, raw = self._session.run(["action", "raw"], feed)
-        return np.asarray(action), np.asarray(raw)
+        if h is not None:
+            feed["h_in"] = np.ascontiguousarray(h, F32)
+        return [np.asarray(output) for output in self._session.run(names, feed)]
 
     def _wrong_observation(self, observation: Any, wanted: str) -> ExportError:
         if isinstance(observation, np.ndarray):
@@ -316,35 +384,17 @@ class PolicyRunner:
             "flatten it as the contract lists the terms"
         )
 
+    def _check_state(self, h: np.ndarray, shape: tuple[int, ...]) -> None:
+        if not _is_numbers(h) or h.shape != shape:
+            given = f"{h.dtype}{list(h.shape)}" if isinstance(h, np.ndarray) else type(h).__name__
+            raise ExportError(f"{self.policy.source}: state is {given}, float32{list(shape)} is needed")
+
     def _check_eps(self, eps: np.ndarray, shape: tuple[int, ...]) -> None:
         if not self.stochastic or eps.shape != shape:
             raise ExportError(
                 f"{self.policy.source}: eps has shape {list(eps.shape)}, "
                 + (f"{list(shape)} is needed" if self.stochastic else "but this policy is deterministic; pass None")
             )
-
-
-def check_golden(runner: PolicyRunner, golden: Mapping[str, np.ndarray], where: str) -> float:
-    """Recompute recorded outputs through the bound buffers. Returns the largest error as a share of the tolerance.
-
-    Raises ParityError when one differs by more than its recorded tolerance (another processor or onnxruntime that
-    computes something else), IntegrityError when the arrays are not golden outputs.
-    """
-    try:
-        inputs, eps = golden["observation"], golden.get("eps")
-        expected = np.concatenate([golden["action"], golden["raw"]], axis=1)
-        tolerance = np.concatenate([golden["action_tolerance"], golden["raw_tolerance"]], axis=1)
-        outputs = [np.concatenate(runner.infer(row, None if eps is None else eps[i])) for i, row in enumerate(inputs)]
-        share = np.abs(np.stack(outputs) - expected) / tolerance
-    except (KeyError, IndexError, ValueError) as error:
-        raise IntegrityError(f"{where}: golden outputs are malformed ({error}); export the policy again") from error
-    if not (share <= 1.0).all():
-        row = int(np.argmax(~(share <= 1.0).all(axis=1)))
-        raise ParityError(
-            f"{where}: golden row {row} comes out {float(np.max(share[row])):.3g} times its tolerance off; "
-            "this onnxruntime computes another policy: install the version that the manifest names"
-        )
-    return float(share.max())
 
 
 def _open_session(policy: Policy) -> onnxruntime.InferenceSession:

@@ -83,14 +83,19 @@ class Template:
 
         `weights` are float arrays under `weight_names`; entries that the graph does not use are ignored. Raises
         ExportError when one is missing, has another shape, or holds NaN or infinity, and ContractError when the
-        contract is for another graph (sizes, clip on or off, noise input).
+        contract is for another graph (sizes, clip on or off, noise input, state).
         """
         if self.variant != FLOAT32:
             raise ExportError(
                 f"a {self.variant} variant cannot be patched: patch the float32 policy and reduce it again"
             )
         constants = contract.constants()
-        if constants.keys() != self._constants or contract.stochastic != self.contract.stochastic:
+        sizes = [None if each.recurrent is None else each.recurrent.size for each in (contract, self.contract)]
+        if (
+            constants.keys() != self._constants
+            or contract.stochastic != self.contract.stochastic
+            or sizes[0] != sizes[1]
+        ):
             raise ContractError("contract is for another graph than the template: export the policy in full again")
         missing = [name for name in self.weight_names if name not in weights]
         if missing:

@@ -8,8 +8,9 @@ from typing import Any
 import onnxruntime
 
 from export.contract import FLOAT32
+from export.golden import check_golden
 from export.policy import SIGNATURE, read_policy
-from export.runner import PolicyRunner, check_golden
+from export.runner import PolicyRunner
 
 
 def verify(path: str | Path, *, verify_key: str | Path | None = None) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def verify(path: str | Path, *, verify_key: str | Path | None = None) -> dict[st
         "observation_size": contract.observation_size,
         "action_size": contract.action_size,
         "stochastic": contract.stochastic.eps,
+        **({} if contract.recurrent is None else {"state_size": contract.recurrent.size}),
         "onnxruntime": onnxruntime.__version__,
         "checksums": "ok",
         "signature": "none" if not signed else "ok" if verify_key is not None else "not checked: no --verify-key",

@@ -154,11 +154,15 @@ def make_policy(
     else:
         runner = PolicyRunner(args.policy)
         check_layout(env, runner.contract.layout_fingerprint, what=f"policy {runner.contract.policy_id}")
+
+        def restart(first: np.ndarray) -> None:
+            runner.reset()
+
         if not runner.stochastic:
-            return runner.act, None
+            return runner.act, restart
 
         def sample(observation: np.ndarray) -> np.ndarray:
             return runner.act(observation, rng.standard_normal(runner.action_size, dtype=np.float32))
 
-        return sample, None
+        return sample, restart
     return expert.act, expert.reset
