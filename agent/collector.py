@@ -48,6 +48,11 @@ class LatestPolicy:
             self._runner = PolicyRunner(policy_path(self._folder, newest))
             self.version = newest
 
+    def reset(self) -> None:
+        """An episode begins: a policy with a state starts from its initial one."""
+        if self._runner is not None:
+            self._runner.reset()
+
     def act(self, observation: np.ndarray) -> np.ndarray:
         """[O] float32 → [A] float32, environment units."""
         assert self._runner is not None
@@ -103,6 +108,7 @@ def collect(
         try:
             if observation is None:
                 observation, _ = env.reset(seed=int(rng.integers(2**31)))
+                policy.reset()
                 first = True
             action = policy.act(observation)
             following, reward, terminated, truncated, info = env.step(action)
