@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -87,11 +87,14 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, interrupting: Callable[[int
 
 
 @pytest.fixture
-def interrupting() -> Callable[[int, int | None], None]:
-    """Ctrl-C, as Python delivers it, after the second episode."""
+def interrupting() -> Iterator[Callable[[int, int | None], None]]:
+    """Ctrl-C, as Python delivers it in a terminal, after the second episode."""
+    # A shell's background job inherits an ignored SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def progress(done: int, total: int | None) -> None:
         if done == 40:
             signal.raise_signal(signal.SIGINT)
 
-    return progress
+    yield progress
+    signal.signal(signal.SIGINT, before)
