@@ -65,6 +65,7 @@ class Pacer:
 
     def __init__(self, board: Board, config: TrainConfig) -> None:
         self._board, self._config = board, config
+        self._limiter = Limiter(utd=config.online.utd, tolerance_steps=config.online.tolerance_steps)
 
     def may_step(self) -> bool:
         """Whether one more environment step is due now."""
@@ -74,13 +75,10 @@ class Pacer:
             return False
         if board.phase == Phase.WARMUP:
             return steps < online.warmup_steps
-        limiter = Limiter(
-            utd=online.utd,
-            tolerance_steps=online.tolerance_steps,
-            base_steps=board[Slot.LIMITER_STEPS],
-            base_updates=board[Slot.LIMITER_UPDATES],
-        )
-        return board.phase == Phase.ONLINE and limiter.may_collect(steps, board[Slot.ONLINE_UPDATES])
+        # The learner owns the base: it moves after a rollback.
+        self._limiter.base_steps = board[Slot.LIMITER_STEPS]
+        self._limiter.base_updates = board[Slot.LIMITER_UPDATES]
+        return board.phase == Phase.ONLINE and self._limiter.may_collect(steps, board[Slot.ONLINE_UPDATES])
 
 
 def collect(

@@ -71,7 +71,7 @@ class Learner:
         self._saved_version = 0
         self._online_state: dict[str, Any] | None = None
         self._published_at = 0.0
-        self.log = TrainingLog(run, config.log_every)
+        self.log = TrainingLog(run)
 
     def online_updates(self) -> int:
         """Gradient steps since the switch."""

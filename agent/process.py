@@ -12,15 +12,6 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 PR_SET_PDEATHSIG = 1
 
 
-def limit_threads(threads: int = 1) -> None:
-    """Set the numeric libraries' thread counts; only effective before numpy or torch are imported.
-
-    One process, one thread: oversubscribed cores cost more than they give at these network sizes.
-    """
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = str(threads)
-
-
 def die_with_parent(parent: int) -> None:
     """Receive SIGTERM when process `parent` ends for whatever reason, kill -9 included (Linux)."""
     libc = ctypes.CDLL(None, use_errno=True)

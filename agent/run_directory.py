@@ -18,6 +18,7 @@ from agent.config import TrainConfig
 from agent.config_files import from_toml, incompatible, to_toml
 from agent.errors import RunError
 from agent.files import append_line, read_lines, write_atomic
+from replay.processes import alive
 
 ORPHAN_SECONDS = 15.0
 # Events that mark the run's way; every other kind is an incident.
@@ -27,17 +28,6 @@ TURNING_POINTS = frozenset({"resumed", "limiter_rebased"})
 def evaluation_name(label: str, step: int) -> str:
     """Name of an evaluation's process and log; the log's time of change is its sign of life."""
     return f"evaluation-{label}-{step}"
-
-
-def alive(pid: int) -> bool:
-    """Whether a process with this id exists."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class RunDirectory:

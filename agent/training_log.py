@@ -12,11 +12,10 @@ from agent.run_directory import RunDirectory
 
 
 class TrainingLog:
-    """Writes one line every `every` updates; TensorBoard is opened with the first."""
+    """Writes a line whenever asked; TensorBoard is opened with the first."""
 
-    def __init__(self, run: RunDirectory, every: int) -> None:
+    def __init__(self, run: RunDirectory) -> None:
         self._run = run
-        self._every = every
         self._writer: Any = None
         self._last: tuple[float, int] | None = None
 

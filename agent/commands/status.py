@@ -19,7 +19,8 @@ from rich.table import Table
 from agent.console import results, table, write_json
 from agent.errors import RunError
 from agent.files import read_lines
-from agent.run_directory import TURNING_POINTS, RunDirectory, alive
+from agent.run_directory import TURNING_POINTS, RunDirectory
+from replay.processes import alive
 
 
 @dataclass(frozen=True, kw_only=True)

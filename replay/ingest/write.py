@@ -19,6 +19,7 @@ from replay.ingest.check import checked
 from replay.ingest.source import IngestOptions, OutputExistsError, Source, SourceFormatError, one_line
 from replay.ingest.success import cut_at_first
 from replay.layout import fsync_directory
+from replay.processes import alive
 from replay.schema import StoreSpec
 from replay.store import Store
 
@@ -127,7 +128,7 @@ def _beside(out: Path) -> Iterator[Path]:
     made = _make_parents(out.parent)
     for leftover in out.parent.glob(f"{out.name}.partial-*"):
         pid = leftover.name.rpartition("-")[2]
-        if pid.isdigit() and (int(pid) == os.getpid() or not _alive(int(pid))):
+        if pid.isdigit() and (int(pid) == os.getpid() or not alive(int(pid))):
             shutil.rmtree(leftover, ignore_errors=True)
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
@@ -155,16 +156,6 @@ def _make_parents(folder: Path) -> list[Path]:
     except OSError as error:
         raise OutputExistsError(f"{folder} cannot be made ({error.strerror}); choose another output") from error
     return missing
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _summary(out: Path, source: Source, *, already: bool, mended: dict[str, int]) -> dict[str, Any]:
