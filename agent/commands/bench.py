@@ -56,6 +56,8 @@ def _command(module: str, rest: Sequence[str]) -> list[str]:
 def _known() -> str:
     spec = importlib.util.find_spec("benchmarks")
     folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
-    names = sorted(path.stem for folder in folders for path in folder.glob("[a-z]*.py"))
+    modules = (path for folder in folders for path in folder.glob("[a-z]*.py"))
+    # Modules without a main() serve the others.
+    names = sorted(path.stem for path in modules if "\ndef main(" in path.read_text())
     short = {module: name for name, module in MODULES.items()}
     return f"here are {', '.join(short.get(name, name) for name in names)}" if names else "none is importable here"
