@@ -23,6 +23,8 @@ STREAMS = "streams"
 ROWS = "rows"
 META = "meta"
 COMMIT = "commit"
+SEALS = "seals"
+SEALS_A_FILE = 1024  # seals in one chunk file of `seals`: 32 KiB
 COMMIT_FILE = Path(COMMIT) / "c" / "0" / "0"
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -97,6 +99,12 @@ def meta_document(chunk_rows: int, length: int) -> dict[str, Any]:
 def commit_document() -> dict[str, Any]:
     """zarr.json of a stream's `commit`: two slots in one chunk."""
     return array_document((2, SLOT_WORDS), 2, "uint64", {}, dimensions=("slot", "word"))
+
+
+def seals_document(length: int) -> dict[str, Any]:
+    """zarr.json of a stream's `seals`, `length` chunks long."""
+    attributes = {"columns": ["rows", "rows_crc32c", "meta_crc32c", "crc32c"]}
+    return array_document((length, 4), SEALS_A_FILE, "uint64", attributes, dimensions=("chunk", "word"))
 
 
 def store_document(spec: StoreSpec, chunk_rows: int) -> dict[str, Any]:

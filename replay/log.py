@@ -7,8 +7,8 @@ the kernel (and, at level block, has reached the disk). So whoever sees the slot
 
 and a flush (levels interval and process: background thread, `sync`, `close`) is
 
-    note head h, start a second checksum at h  ->  fdatasync the chunks written  ->  slot with block_start = h
-    ->  fdatasync the slot  ->  now and then: republish `shape` = h
+    note head h, start a second checksum at h  ->  fdatasync the chunks written  ->  seals of the chunks filled below h
+    ->  slot with block_start = h  ->  fdatasync the slot  ->  now and then: republish `shape` = h
 
 The checksum in a slot covers [block_start, head), all that may not be on the disk yet. After a power loss a slot whose
 block does not hold is passed over; rows below any slot's block_start are on the disk.
@@ -32,6 +32,7 @@ from replay.chunks import ChunkFiles
 from replay.errors import ReplayError, StorageError
 from replay.recovery import META_ROW_BYTES, claim, recover
 from replay.schema import StoreSpec
+from replay.seals import ChunkSealer, Seal
 
 Durability = Literal["process", "interval", "block"]
 DURABILITIES: tuple[Durability, ...] = ("process", "interval", "block")
@@ -67,6 +68,7 @@ class StreamLog:
         try:
             self._rows = ChunkFiles(self._folder / layout.ROWS, chunk_rows * self._row_bytes)
             self._meta = ChunkFiles(self._folder / layout.META, chunk_rows * META_ROW_BYTES)
+            self._seals = ChunkSealer(self._folder, chunk_rows, self._rows, self._meta, self._row_bytes, META_ROW_BYTES)
             self._recover()
             if durability != "process":
                 self.flush()
@@ -80,9 +82,10 @@ class StreamLog:
         self.steps, self.broken, self.episodes, self.open = slot.steps, slot.broken, slot.episodes, slot.open
         self._sequence, self._epoch, self._pid = slot.sequence, slot.epoch + 1, os.getpid()
         self.durable = 0
+        self._seals.resume(slot.head, max(slot.tail, slot.block_start))
         self._block_start, self._crc = slot.head, (0, 0)
         self._pending: tuple[int, int] | None = None
-        self._published = -1
+        self._published, self._published_seals = -1, 0
         self._published_at = time.monotonic()
         self._put_slot()
 
@@ -112,8 +115,11 @@ class StreamLog:
             if self._durability == "block":
                 self._synchronise_slot()
                 self.durable = self.head
-                if time.monotonic() - self._published_at > PUBLISH_INTERVAL_S:
-                    self._publish()
+            if self._durability != "interval":
+                with suppress(StorageError):  # the rows are committed all the same; `sync` or `close` tries again
+                    self._seal(self._seals.take_full())
+            if self._durability == "block" and time.monotonic() - self._published_at > PUBLISH_INTERVAL_S:
+                self._publish()
         if self._flusher is None and self._durability == "interval":
             self._flusher = threading.Thread(target=self._flush_often, name="slipway-flush", daemon=True)
             self._flusher.start()
@@ -129,6 +135,7 @@ class StreamLog:
         for needed in range(index, (self.head + count - 1) // self._chunk_rows + 1):
             self._rows.reserve(needed, durable=durable)
             self._meta.reserve(needed, durable=durable)
+            self._seals.reserve(needed, durable=durable)
         done = 0
         while done < count:
             index, within = divmod(self.head + done, self._chunk_rows)
@@ -138,6 +145,7 @@ class StreamLog:
             done += n
 
     def _extend_checksum(self, rows: NDArray[np.float32], meta: NDArray[np.int64]) -> None:
+        self._seals.extend(self.head, rows, meta)
         if self._durability == "interval":
             a, b = self._crc
             self._crc = google_crc32c.extend(a, rows), google_crc32c.extend(b, meta)
@@ -183,9 +191,10 @@ class StreamLog:
                 head = self.head
                 if self.durable == head and self._block_start == head:
                     return
-                rows, meta = self._rows.take_dirty(), self._meta.take_dirty()
+                rows, meta, filled = self._rows.take_dirty(), self._meta.take_dirty(), self._seals.take_full()
                 self._pending = (0, 0)
             self._synchronise(rows, meta)
+            self._seal(filled)  # before the slot: a chunk that a kill left without its seal lies in the slot's block
             with self._lock:
                 if self._durability == "interval" or self.head == head:
                     self._block_start = head
@@ -194,6 +203,12 @@ class StreamLog:
                 self._put_slot()
                 self.durable = head
             self._synchronise_slot()
+
+    def _seal(self, seals: list[Seal]) -> None:
+        if seals:
+            self._seals.write(seals)
+            if self._durability != "process":
+                self._seals.synchronise()
 
     def _synchronise(self, rows: dict[int, bool], meta: dict[int, bool]) -> None:
         try:
@@ -222,9 +237,12 @@ class StreamLog:
 
     def _publish(self) -> None:
         self._published_at = time.monotonic()
-        if self._published == self.durable:
-            return
         try:
+            if self._published_seals != self._seals.count:
+                self._seals.publish()
+                self._published_seals = self._seals.count
+            if self._published == self.durable:
+                return
             document = layout.rows_document(self._spec, self._chunk_rows, self.durable)
             layout.write_atomic(self._folder / layout.ROWS / layout.GROUP, document)
             document = layout.meta_document(self._chunk_rows, self.durable)
@@ -254,8 +272,10 @@ class StreamLog:
             self._flusher.join()
         try:
             self.flush()
+            self._seal(self._seals.partial(self.head))
             self.publish()
         finally:
+            self._seals.close()
             self._rows.close()
             self._meta.close()
             with suppress(OSError):
