@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Span:
+    """The candidates of one stream: rows row .. row + count - 1 are candidates start .. start + count - 1."""
+
+    row: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
 class RowIndex:
     """Where the candidates for sampling are: every committed row that has a committed successor in its stream.
 
@@ -46,6 +55,8 @@ class RowIndex:
     """Physical distance from a row to its successor, [S]: 1 except from the last row of a chunk to a slot elsewhere."""
     heads: dict[str, int]
     """Head of each stream that has rows."""
+    spans: dict[str, Span]
+    """Where the candidates of each stream that has any are, in the order of the candidates."""
 
     def pairs(self, candidates: NDArray[np.int64], out: NDArray[np.int64]) -> None:
         """Physical indices of rows and successors, interleaved: candidates [B] to out [2B]."""
@@ -266,6 +277,7 @@ class StoreReader:
         starts: list[int] = []
         shifts: list[int] = []
         steps: list[int] = []
+        spans: dict[str, Span] = {}
         size = 0
         for stream in self._streams.values():
             last = stream.head - 1  # the newest row has no successor yet
@@ -284,9 +296,12 @@ class StoreReader:
                     starts.append(following[0] - 1 + offset)
                     shifts.append(shift - offset)
                     steps.append(following[1] - shift + 1)
+            spans[stream.key] = Span(stream.tail, size, last - stream.tail)
             size += last - stream.tail
         heads = {stream.key: stream.head for stream in self._streams.values() if stream.head}
-        return RowIndex(size, np.array(starts, np.int64), np.array(shifts, np.int64), np.array(steps, np.int64), heads)
+        return RowIndex(
+            size, np.array(starts, np.int64), np.array(shifts, np.int64), np.array(steps, np.int64), heads, spans
+        )
 
 
 def _close_all(fds: list[int]) -> None:

@@ -23,7 +23,8 @@ from replay.episodes import Episode, episode_table, iterate_episodes
 from replay.errors import CorruptStoreError, StorageError, StoreExistsError
 from replay.log import Durability
 from replay.reader import StoreReader
-from replay.sampler import UniformSampler
+from replay.sampler import TransitionSampler
+from replay.sampling.selection import Uniform
 from replay.schema import StoreSpec
 from replay.stream import StreamWriter
 
@@ -107,9 +108,21 @@ class Store:
         """A reader of all streams, present and future; `refresh` follows growth."""
         return StoreReader([self])
 
-    def sampler(self, batch_size: int, *, rng: np.random.Generator) -> UniformSampler:
-        """Uniform transitions over all streams, with a reader of its own (`sampler.reader`)."""
-        return UniformSampler(self.reader(), batch_size, rng=rng)
+    def sampler(
+        self, batch_size: int, *, rng: np.random.Generator, n_step: int = 1, gamma: float | None = None
+    ) -> TransitionSampler:
+        """Uniform transitions over all streams, with a reader of its own (`sampler.reader`).
+
+        Args:
+            batch_size: transitions in a batch.
+            rng: the generator of all draws.
+            n_step: steps that a transition spans, fewer at the end of its episode.
+            gamma: discount of a step, given where `n_step` is more than 1; fills `batch.discounts`.
+
+        Raises:
+            SchemaError: options that make no sense.
+        """
+        return TransitionSampler(self.reader(), batch_size, Uniform(rng), rng=rng, n_step=n_step, gamma=gamma)
 
     def episodes(self) -> Iterator[Episode]:
         """Every episode with at least one sampleable step, stream after stream."""

@@ -1,0 +1,1 @@
+"""Samplers in parts: which rows are drawn (selections), and what of them makes a batch (transitions, sequences)."""

@@ -1,0 +1,130 @@
+"""Batch: transitions as named views of one packed array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.errors import SchemaError
+from replay.schema import StoreSpec
+
+T = TypeVar("T")
+
+
+class Batch:
+    """Transitions as views of one packed array; valid until its sampler fills the array again.
+
+    A block of K batches is one Batch too: every shape below then begins with K.
+    """
+
+    def __init__(
+        self,
+        packed: NDArray[np.float32],
+        spec: StoreSpec,
+        *,
+        discounts: NDArray[np.float32] | None = None,
+        rows: NDArray[np.int64] | None = None,
+        weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        o, a, w, at = spec.observation_size, spec.action_size, spec.row_width, spec.offsets
+        self.spec = spec
+        self.packed = packed
+        """[B, 2W]: rows, then their successors; C-contiguous."""
+        self.observations = packed[..., :o]
+        """[B, O]"""
+        self.actions = packed[..., o : o + a]
+        """[B, A], environment units."""
+        self.rewards = packed[..., at["reward"]]
+        """[B], raw; of n steps: their discounted sum."""
+        self.terminated = packed[..., at["terminated"]]
+        """[B], 0 or 1: no value beyond this step, or beyond the last of the n steps."""
+        self.truncated = packed[..., at["truncated"]]
+        """[B], 0 or 1: ended from outside; bootstrap from next_observations."""
+        self.intervention = packed[..., at["intervention"]]
+        """[B], 0 or 1: a human acted."""
+        self.synthetic = packed[..., at["synthetic"]]
+        """[B], 0 or 1: not from the environment."""
+        self.next_observations = packed[..., w : w + o]
+        """[B, O]; of n steps: that many steps on, or where the episode ended before."""
+        self.info = {name: packed[..., at[name]] for name in spec.info}
+        """[B] for each info column."""
+        self.discounts = discounts
+        """[B], of a sampler with a gamma: gamma^m over the m steps taken, 0 if they end terminated. Else None."""
+        self.rows = rows
+        """[B], of a prioritised sampler: what `update_priorities` takes; -1 where another part drew. Else None."""
+        self.weights = weights
+        """[B], of a prioritised sampler: importance weights, 1 where another part drew. Else None."""
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def __getitem__(self, places: slice | int) -> Batch:
+        """The same views of a part of the batch, or of one batch of a block."""
+        return Batch(
+            self.packed[places],
+            self.spec,
+            discounts=None if self.discounts is None else self.discounts[places],
+            rows=None if self.rows is None else self.rows[places],
+            weights=None if self.weights is None else self.weights[places],
+        )
+
+    @classmethod
+    def around(cls, packed: NDArray[np.float32], spec: StoreSpec, *, discounts: bool, priorities: bool) -> Batch:
+        """A batch of this packed array, with new arrays for what else its sampler gives."""
+        shape = packed.shape[:-1]
+        return cls(
+            packed,
+            spec,
+            discounts=np.zeros(shape, np.float32) if discounts else None,
+            rows=np.full(shape, -1, np.int64) if priorities else None,
+            weights=np.ones(shape, np.float32) if priorities else None,
+        )
+
+
+def check_packed(out: NDArray[np.float32], shape: tuple[int | None, ...]) -> NDArray[np.float32]:
+    """`out` itself, if it is a C-contiguous float32 array of this shape; None stands for any length from 1.
+
+    Raises:
+        SchemaError: it is not.
+    """
+    fits = out.ndim == len(shape) and all(m in (None, n) for n, m in zip(out.shape, shape, strict=True))
+    if not fits or out.dtype != np.float32 or not out.flags.c_contiguous or not out.size:
+        wanted = ", ".join("n" if m is None else str(m) for m in shape)
+        raise SchemaError(f"out must be a C-contiguous float32 array [{wanted}], got {out.dtype} {list(out.shape)}")
+    return out
+
+
+class Reused(Generic[T]):
+    """What is made around a packed array, kept while the array stays the same: the own one, or the last one given."""
+
+    def __init__(self, make: Callable[[NDArray[np.float32]], T]) -> None:
+        self._make = make
+        self._own: tuple[tuple[int, ...], T] | None = None
+        self._given: tuple[NDArray[np.float32], T] | None = None
+
+    def get(self, shape: tuple[int, ...], out: NDArray[np.float32] | None, *, any_axis: int | None = None) -> T:
+        """What is around `out`, or around an array of this shape that is reused where `out` is None.
+
+        Args:
+            shape: of the own array, and of `out` but for `any_axis`, which may have any length from 1.
+
+        Raises:
+            SchemaError: `out` does not fit.
+        """
+        if out is None:
+            if self._own is None or self._own[0] != shape:
+                self._own = shape, self._make(np.zeros(shape, np.float32))
+            return self._own[1]
+        if self._given is None or self._given[0] is not out or (any_axis != 0 and len(out) != shape[0]):
+            check_packed(out, tuple(None if axis == any_axis else n for axis, n in enumerate(shape)))
+            self._given = out, self._make(out)
+        return self._given[1]
+
+
+def check_block(count: int) -> None:
+    """Refuse a block of no batches with SchemaError."""
+    if count < 1:
+        raise SchemaError(f"a block of {count} batches was asked for: it needs at least 1")

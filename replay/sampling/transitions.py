@@ -1,0 +1,207 @@
+"""Samplers of transitions, of one step or n steps, over any selection.
+
+B batch, K batches a block, W row width. A packed batch is float32 [B, 2W]: each line a row and the row after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.errors import EmptyReplayError, SchemaError
+from replay.reader import RowIndex, StoreReader
+from replay.sampling.batch import Batch, Reused, check_block
+from replay.sampling.selection import Selection, Uniform, sampleable
+from replay.sampling.state import check_keys, check_same, generator_state, load_generator
+from replay.sampling.windows import gather
+
+ROUNDS_BEFORE_COUNTING = 16
+
+
+class TransitionSampler:
+    """Transitions of a reader, drawn by a selection.
+
+    A candidate is a row with a committed successor; where it is not a step, or its successor begins another episode,
+    the place is drawn again. Batches are a function of the saved state and the reader's heads alone. The sampler never
+    refreshes the reader: its owner does, between batches.
+
+    Over n steps (Sutton and Barto 2018, section 7.1) the reward is sum over k < m of gamma^k r_k, the discount gamma^m
+    and the next observation that of m steps on, where m = n, or less where the episode or the committed rows end
+    earlier. The discount is 0 where the last of the m steps terminated; truncation and interruption keep gamma^m.
+    """
+
+    def __init__(
+        self,
+        reader: StoreReader,
+        batch_size: int,
+        selection: Selection,
+        *,
+        rng: np.random.Generator,
+        n_step: int = 1,
+        gamma: float | None = None,
+    ) -> None:
+        """Make a sampler; `rng` must be the selection's generator too.
+
+        Raises:
+            SchemaError: sizes or a gamma that make no sense.
+        """
+        if batch_size < 1:
+            raise SchemaError(f"batch_size is {batch_size}: it must be at least 1")
+        if n_step < 1:
+            raise SchemaError(f"n_step is {n_step}: it must be at least 1")
+        if gamma is None and n_step > 1:
+            raise SchemaError(f"n_step is {n_step} without a gamma: rewards of several steps need a discount")
+        if gamma is not None and not 0.0 <= gamma <= 1.0:
+            raise SchemaError(f"gamma is {gamma}: it must lie in [0, 1]")
+        self.reader = reader
+        self.spec = reader.spec
+        self.batch_size = batch_size
+        self.selection = selection
+        self.n_step = n_step
+        self.gamma = gamma
+        self.prioritised = False
+        self._rng = rng
+        self._batch = Reused(self._around)
+        self._block = Reused(self._around_block)
+        self._pairs = np.empty(2 * batch_size, np.int64)
+        self._heads = dict(reader.heads)
+        self._counted: RowIndex | None = None
+
+    def _around(self, packed: NDArray[np.float32]) -> Batch:
+        return Batch.around(packed, self.spec, discounts=self.gamma is not None, priorities=self.prioritised)
+
+    def _around_block(self, packed: NDArray[np.float32]) -> tuple[Batch, list[Batch]]:
+        block = self._around(packed)
+        return block, [block[k] for k in range(len(packed))]
+
+    def next(self, out: NDArray[np.float32] | None = None) -> Batch:
+        """Draw a batch.
+
+        Args:
+            out: float32 [n, 2W], C-contiguous, filled and viewed by the result; None: a buffer that the next call
+                reuses, with n = batch_size.
+
+        Raises:
+            EmptyReplayError: nothing can be sampled.
+            SchemaError: `out` does not fit.
+        """
+        batch = self._batch.get((self.batch_size, 2 * self.spec.row_width), out, any_axis=0)
+        self.fill(batch)
+        return batch
+
+    def next_block(self, count: int, out: NDArray[np.float32] | None = None) -> Batch:
+        """Draw `count` batches at once, equal to that many calls of `next`.
+
+        Args:
+            count: K, number of batches.
+            out: float32 [K, n, 2W], C-contiguous, filled and viewed by the result; None: a buffer that the next
+                block of K reuses, with n = batch_size.
+
+        Returns:
+            One Batch whose arrays begin with K; `block[k]` is the k-th batch.
+
+        Raises:
+            EmptyReplayError: nothing can be sampled.
+            SchemaError: `count` is less than 1, or `out` does not fit.
+        """
+        check_block(count)
+        block, parts = self._block.get((count, self.batch_size, 2 * self.spec.row_width), out, any_axis=1)
+        for part in parts:
+            self.fill(part)
+        return block
+
+    def fill(self, batch: Batch) -> None:
+        """Draw into a batch that this sampler, or the mixture it is part of, made."""
+        index = self.reader.index
+        if index.size == 0:
+            raise self._empty()
+        candidates = self.selection.draw(index, len(batch))
+        if self.gamma is None:
+            self._fill_steps(batch, index, candidates)
+        else:
+            self._fill_n_steps(batch, index, candidates)
+        self._heads = index.heads
+
+    def _fill_steps(self, batch: Batch, index: RowIndex, candidates: NDArray[np.int64]) -> None:
+        packed, width, pairs = batch.packed, self.spec.row_width, self._pairs
+        if len(pairs) != 2 * len(packed):
+            pairs = np.empty(2 * len(packed), np.int64)
+        valid, first = self.spec.offsets["valid"], width + self.spec.offsets["first"]
+        index.pairs(candidates, pairs)
+        self.reader.take(pairs, packed.reshape(-1, width))
+        good = packed[:, valid] > packed[:, first]
+        if not good.all():
+            places = np.flatnonzero(~good)
+            index.pairs(self._draw_again(index, candidates[places]), again := np.empty(2 * len(places), np.int64))
+            drawn = np.empty((len(places), 2 * width), np.float32)
+            self.reader.take(again, drawn.reshape(-1, width))
+            packed[places] = drawn
+
+    def _fill_n_steps(self, batch: Batch, index: RowIndex, candidates: NDArray[np.int64]) -> None:
+        assert self.gamma is not None and batch.discounts is not None
+        n, width, at = self.n_step, self.spec.row_width, self.spec.offsets
+        rows, mask = gather(self.reader, index, candidates, 0, n)
+        if not mask[:, 0].all():
+            places = np.flatnonzero(~mask[:, 0])
+            rows[places], mask[places] = gather(self.reader, index, self._draw_again(index, candidates[places]), 0, n)
+        taken = mask.sum(axis=1)
+        lines = np.arange(len(batch))
+        packed = batch.packed
+        packed[:, :width] = rows[:, 0]
+        packed[:, width:] = rows[lines, taken]
+        powers = self.gamma ** np.arange(n + 1, dtype=np.float64)
+        packed[:, at["reward"]] = np.where(mask, rows[:, :n, at["reward"]], 0.0) @ powers[:n]
+        for flag in ("terminated", "truncated"):
+            packed[:, at[flag]] = rows[lines, taken - 1, at[flag]]
+        np.multiply(powers[taken], 1.0 - packed[:, at["terminated"]], out=batch.discounts, casting="same_kind")
+
+    def _draw_again(self, index: RowIndex, rejected: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Candidates that are steps, in the place of those that are not."""
+        candidates, places, rounds = rejected.copy(), np.arange(len(rejected)), 0
+        while len(places):
+            rounds += 1
+            if rounds == ROUNDS_BEFORE_COUNTING and self._counted is not index:
+                if self.reader.count_sampleable() == 0:
+                    raise self._empty()
+                self._counted = index
+            candidates[places] = drawn = self.selection.redraw(index, candidates[places])
+            places = places[~sampleable(self.reader, index, drawn)]
+        return candidates
+
+    def _empty(self) -> EmptyReplayError:
+        return EmptyReplayError(
+            f"nothing to sample among {self.reader.num_rows} rows of {self.reader.description}: a step can be sampled "
+            "once the step after it, or its episode's final observation, is committed; add data and refresh the reader"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of generator and selection, and the heads of the last draw, JSON-able."""
+        return {
+            "generator": generator_state(self._rng),
+            "heads": dict(self._heads),
+            "kind": type(self.selection).__name__,
+            "selection": self.selection.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where the state was taken: pins the reader to the saved heads until its next refresh.
+
+        Raises:
+            SamplerStateError: another kind of generator or selection, or heads ahead of the store.
+        """
+        check_keys(state, ("generator", "heads", "kind", "selection"), "a sampler")
+        check_same(state["kind"], type(self.selection).__name__, "the selection")
+        self.reader.refresh(state["heads"])
+        load_generator(self._rng, state["generator"])
+        self.selection.load_state_dict(state["selection"])
+        self._heads = dict(state["heads"])
+
+
+class UniformSampler(TransitionSampler):
+    """Transitions of one step drawn uniformly, with replacement, over all sampleable rows of a reader."""
+
+    def __init__(self, reader: StoreReader, batch_size: int, *, rng: np.random.Generator) -> None:
+        super().__init__(reader, batch_size, Uniform(rng), rng=rng)
