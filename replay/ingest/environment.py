@@ -43,12 +43,17 @@ def time_limit(env: dict[str, Any] | None, given: dict[str, Any] | None) -> int 
             return int(spec["max_episode_steps"])
     if env is None:
         return None
+    found = registered(env["id"])
+    return None if found is None or found.max_episode_steps is None else int(found.max_episode_steps)
+
+
+def registered(env_id: str) -> Any | None:
+    """Gymnasium's registered spec of an id, or None."""
     gymnasium = _gymnasium()
     try:
-        limit = gymnasium.spec(env["id"]).max_episode_steps
-    except gymnasium.error.Error:
+        return gymnasium.spec(env_id)
+    except (gymnasium.error.Error, ImportError):  # an id may name a module that is not installed
         return None
-    return None if limit is None else int(limit)
 
 
 def environment_spaces(env: dict[str, Any]) -> tuple[Any, Any]:

@@ -5,6 +5,8 @@ where a network and `minari[hf]` exist. A folder may be the dataset folder or th
 
 An end flag before an episode's last step splits it there: Minari keeps T + 1 observations without gaps, so the
 observation after the flag is both that part's final observation and the first of the next.
+
+A dataset that `export_minari` wrote comes back with the terms, info columns and environment of the store it was.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.errors import SchemaError
 from replay.ingest.digest import folder_digest
 from replay.ingest.environment import merge_environment
 from replay.ingest.layout import action_bounds, flatten_observations, observation_terms
@@ -35,6 +38,8 @@ from replay.ingest.source import (
     one_line,
 )
 from replay.ingest.success import find_column, sparse_success_reward, success_from_rewards
+from replay.ingest.terms import space_of_terms
+from replay.schema import StoreSpec
 
 EPISODES_A_CALL = 128
 DATASET_ID = re.compile(r"(?:[-_\w]+/)*[-_\w]+-v\d+")
@@ -116,7 +121,10 @@ def open_source(source: str, options: IngestOptions) -> Source:
     where = f"{name} ({folder})"
     if dataset.total_episodes == 0:
         raise SourceFormatError(f"{where}: the dataset has no episodes; record some before ingesting it")
-    terms = observation_terms(dataset.observation_space, where)
+    exported = _exported(metadata, folder)
+    # Minari sorts the keys of the spaces it reads; the terms of an export keep their own order.
+    space = dataset.observation_space if exported is None else space_of_terms(exported.terms())
+    terms = observation_terms(space, where) if exported is None else tuple(exported.terms())
     low, high = action_bounds(dataset.action_space, where)
     first = next(_episodes(dataset, where))
     success = find_column(first.infos, options.terminate_on or "success")
@@ -129,6 +137,7 @@ def open_source(source: str, options: IngestOptions) -> Source:
             )
         success_reward = sparse_success_reward((e.rewards for e in _episodes(dataset, where)), where)
     column = (options.terminate_on or "success") if success is not None or success_reward is not None else None
+    others = tuple(name for name in (exported.info if exported else ()) if name != column)
     notes: Counter[str] = Counter()
 
     def episodes() -> Iterator[SourceEpisode]:
@@ -142,7 +151,8 @@ def open_source(source: str, options: IngestOptions) -> Source:
                     if success is not None
                     else success_from_rewards(recorded.rewards, success_reward or 0.0, label)
                 )
-            for episode in _split(recorded, dataset.observation_space, low, info, label, notes):
+            info |= {name: _info_column(recorded, name, label) for name in others}
+            for episode in _split(recorded, space, low, info, label, notes):
                 marked = marked or episode.terminated or episode.truncated
                 yield episode
         # Terminations that were lost in recording would be bootstrapped through: better refused than guessed.
@@ -160,8 +170,8 @@ def open_source(source: str, options: IngestOptions) -> Source:
             observation=terms,
             action_low=low,
             action_high=high,
-            action_dtype=str(np.asarray(first.actions).dtype),
-            info=(column,) if column is not None else (),
+            action_dtype=str(np.asarray(first.actions).dtype) if exported is None else exported.action_dtype,
+            info=_in_order(exported, ((column,) if column is not None else ()) + others),
             env=merge_environment(_recorded_environment(metadata), options.env),
             provenance=_provenance(metadata, success_reward),
             total_steps=int(dataset.total_steps),
@@ -169,6 +179,25 @@ def open_source(source: str, options: IngestOptions) -> Source:
         episodes=episodes,
         notes=notes,
     )
+
+
+def _exported(metadata: dict[str, Any], folder: Path) -> StoreSpec | None:
+    """The spec of the store that the dataset was exported from, if it was."""
+    if "slipway" not in metadata:
+        return None
+    try:
+        return StoreSpec.from_json(metadata["slipway"])
+    except (SchemaError, TypeError) as error:
+        raise SourceFormatError(
+            f"{folder / 'metadata.json'}: its 'slipway' is no spec of a store ({one_line(error)}); remove that key to "
+            "read it as any Minari dataset, or export it again"
+        ) from error
+
+
+def _in_order(exported: StoreSpec | None, info: tuple[str, ...]) -> tuple[str, ...]:
+    """Info columns as the exported store had them, then those that are new."""
+    before = tuple(name for name in (exported.info if exported else ()) if name in info)
+    return before + tuple(name for name in info if name not in before)
 
 
 def recorded_environment(source: str) -> dict[str, Any] | None:
@@ -284,6 +313,9 @@ def _split(
 
 def _recorded_environment(metadata: dict[str, Any]) -> dict[str, Any] | None:
     """The recorded environment as a plain spec, read from the JSON so that the environment need not be installed."""
+    if isinstance(metadata.get("slipway"), dict):
+        env: dict[str, Any] | None = metadata["slipway"].get("env")
+        return env
     if not metadata.get("env_spec"):
         return None
     spec = json.loads(metadata["env_spec"])

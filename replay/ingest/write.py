@@ -42,7 +42,7 @@ def write_store(source: Source, out: Path, options: IngestOptions, progress: Pro
     if out.exists() or out.is_symlink():
         _refuse_other(out, spec)
         return _summary(out, source, already=True, mended={})
-    with _beside(out) as partial:
+    with beside(out) as partial:
         store = Store.create(partial, spec)
         if source.copy is None:
             _write_episodes(source, store, options, progress)
@@ -82,7 +82,7 @@ def _write_episodes(source: Source, store: Store, options: IngestOptions, progre
                 continue
             episode = checked(recorded, described, clip_actions=options.clip_actions)
             if options.terminate_on is not None:
-                episode, left_out = cut_at_first(episode, described.info[0])
+                episode, left_out = cut_at_first(episode, options.terminate_on)
                 notes["steps_after_success"] += left_out
             unmarked = not (episode.terminated or episode.truncated)
             notes["episodes_without_end_flag"] += unmarked
@@ -123,7 +123,7 @@ def _refuse_other(out: Path, spec: StoreSpec) -> None:
 
 
 @contextmanager
-def _beside(out: Path) -> Iterator[Path]:
+def beside(out: Path) -> Iterator[Path]:
     """A path beside `out` to write to; renamed to `out` at the end, removed with all traces on any failure."""
     made = _make_parents(out.parent)
     for leftover in out.parent.glob(f"{out.name}.partial-*"):
@@ -137,7 +137,7 @@ def _beside(out: Path) -> Iterator[Path]:
             partial.rename(out)
         except OSError as error:
             raise OutputExistsError(
-                f"{out} appeared while it was being ingested ({error.strerror}); run the command again"
+                f"{out} appeared while it was being written ({error.strerror}); run the command again"
             ) from error
         fsync_directory(out.parent)
     except BaseException:
