@@ -131,6 +131,32 @@ class ChunkFiles:
             if new:
                 self._sync_directories(index)
 
+    def drop_below(self, index: int) -> int:
+        """Remove the chunk files before `index`: evicted ones, or what a kill left of an eviction.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            StorageError: the operating system refuses.
+        """
+        removed = 0
+        folder = self._array / "c"
+        try:
+            names = [entry.name for entry in os.scandir(folder)] if folder.is_dir() else []
+            for name in names:
+                if name.isdigit() and int(name) < index:
+                    chunk_path(self._array, int(name)).unlink(missing_ok=True)
+                    (folder / name).rmdir()
+                    self._dirty.pop(int(name), None)
+                    removed += 1
+        except OSError as error:
+            raise StorageError(
+                f"evicted chunks of {self._array} cannot be removed ({error.strerror}): the rows are evicted all the "
+                "same; the next writer tries again"
+            ) from error
+        return removed
+
     def _sync_directories(self, index: int) -> None:
         folder = chunk_path(self._array, index).parent
         fsync_directory(folder)

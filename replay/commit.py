@@ -52,16 +52,22 @@ class Slot:
     """1 if the last row is a step that still waits for its successor."""
     writer: int
     """Process id of the writer."""
+    evicted_steps: int = 0
+    """Of `steps`, those in [0, tail)."""
+    evicted_broken: int = 0
+    """Of `broken`, those in [0, tail)."""
+    evicted_episodes: int = 0
+    """Of `episodes`, those begun in [0, tail)."""
 
     @property
     def sampleable(self) -> int:
-        """Valid rows that have a successor of their own episode."""
-        return self.steps - self.broken - self.open
+        """Valid rows in [tail, head) that have a successor of their own episode."""
+        return self.steps - self.evicted_steps - (self.broken - self.evicted_broken) - self.open
 
 
 def encode(values: tuple[int, ...]) -> bytes:
     """The 128 used bytes of a slot; `values` in the order of Slot's fields (astuple gives it)."""
-    words = _WORDS.pack(MAGIC, *values, 0, 0, 0)
+    words = _WORDS.pack(MAGIC, *values)
     return words + _CHECKSUM.pack(google_crc32c.value(words))
 
 
@@ -73,7 +79,7 @@ def decode(data: bytes) -> Slot | None:
     magic, *values = _WORDS.unpack(words)
     if magic != MAGIC:
         return None
-    return Slot(*values[:11])
+    return Slot(*values)
 
 
 def read_raw(fd: int) -> tuple[bytes, bytes]:

@@ -61,5 +61,7 @@ def _fsync(path: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+    except FileNotFoundError:
+        return  # evicted meanwhile; that nothing else goes missing is for the slots to say
     except OSError as error:
         raise StorageError(f"cannot synchronise {path} ({error.strerror}): check the disk") from error

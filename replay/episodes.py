@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.errors import EvictedError
 from replay.reader import StoreReader
 
 
@@ -115,13 +116,16 @@ def episode_table(reader: StoreReader) -> EpisodeTable:
 
 
 def iterate_episodes(reader: StoreReader) -> Iterator[Episode]:
-    """Read one episode after the other."""
+    """Read one episode after the other; those evicted meanwhile are passed over."""
     spec = reader.spec
     table = episode_table(reader)
     for e, stream in enumerate(table.stream):
         start, steps = int(table.start[e]), int(table.length[e])
         rows = reader.rows(stream, start, start + steps + 1)
-        meta = reader.meta(stream, start, start + steps)
+        try:
+            meta = reader.meta(stream, start, start + steps)
+        except EvictedError:
+            continue
         scalar = {name: rows[:-1, at] for name, at in spec.offsets.items() if name not in ("observation", "action")}
         yield Episode(
             observations=rows[:, spec.fields["observation"]].copy(),

@@ -47,5 +47,13 @@ class EmptyReplayError(ReplayError):
     """Nothing can be sampled (yet)."""
 
 
+class RetentionError(ReplayError):
+    """Rows that must not, or cannot, be evicted."""
+
+
+class EvictedError(ReplayError):
+    """Rows that a reader asked for have been evicted since its last refresh."""
+
+
 class SamplerStateError(ReplayError):
     """A saved sampler state that does not fit the store it is loaded into."""

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from replay import commit, layout
 from replay.chunks import ChunkFiles
 from replay.errors import ReplayError, StorageError
-from replay.recovery import META_ROW_BYTES, claim, recover
+from replay.recovery import META_ROW_BYTES, claim, read_flags, recover
 from replay.schema import StoreSpec
 from replay.seals import ChunkSealer, Seal
 
@@ -38,6 +38,7 @@ Durability = Literal["process", "interval", "block"]
 DURABILITIES: tuple[Durability, ...] = ("process", "interval", "block")
 FLUSH_INTERVAL_S = 0.25
 PUBLISH_INTERVAL_S = 1.0
+NEVER = 1 << 62  # a head that no stream reaches
 
 
 class StreamLog:
@@ -61,6 +62,8 @@ class StreamLog:
         self._stop = threading.Event()
         self._flusher: threading.Thread | None = None
         self._failure: StorageError | None = None
+        self._keep: tuple[int | None, int | None] = (None, None)
+        self._evict_at = NEVER
         try:
             self._fd = claim(store, name, spec, chunk_rows)
         except OSError as error:
@@ -78,7 +81,8 @@ class StreamLog:
 
     def _recover(self) -> None:
         slot = recover(self._fd, self._folder, self._rows, self._meta, self._spec, self._chunk_rows)
-        self._tail, self.head = slot.tail, slot.head
+        self.tail, self.head = slot.tail, slot.head
+        self._evicted = slot.evicted_steps, slot.evicted_broken, slot.evicted_episodes
         self.steps, self.broken, self.episodes, self.open = slot.steps, slot.broken, slot.episodes, slot.open
         self._sequence, self._epoch, self._pid = slot.sequence, slot.epoch + 1, os.getpid()
         self.durable = 0
@@ -88,6 +92,7 @@ class StreamLog:
         self._published, self._published_seals = -1, 0
         self._published_at = time.monotonic()
         self._put_slot()
+        self._drop_evicted()  # what a writer that was killed while evicting left
 
     # Committing
 
@@ -123,6 +128,12 @@ class StreamLog:
         if self._flusher is None and self._durability == "interval":
             self._flusher = threading.Thread(target=self._flush_often, name="slipway-flush", daemon=True)
             self._flusher.start()
+        if self.head >= self._evict_at:
+            # These rows are committed, whatever comes: the next commit reports a failed disk, the next eviction
+            # tries again to remove files.
+            with suppress(StorageError):
+                self.evict(*self._keep)
+            self._evict_at = (self.head // self._chunk_rows + 1) * self._chunk_rows
 
     def _put_rows(self, rows: NDArray[np.float32], meta: NDArray[np.int64]) -> None:
         count = len(rows)
@@ -162,7 +173,7 @@ class StreamLog:
         data = commit.encode(
             (
                 sequence,
-                self._tail,
+                self.tail,
                 self.head,
                 self._block_start,
                 rows_crc | meta_crc << 32,
@@ -172,9 +183,65 @@ class StreamLog:
                 self.episodes,
                 self.open,
                 self._pid,
+                *self._evicted,
             )
         )
         os.pwrite(self._fd, data, (sequence & 1) * commit.SLOT_BYTES)
+
+    # Retention
+
+    def retain(self, steps: int | None, size: int | None) -> None:
+        """Evict now, and from now on whenever a chunk has been filled; arguments as for `evict`."""
+        self._keep = (steps, size)
+        self._evict_at = 0
+
+    def evict(self, steps: int | None, size: int | None) -> int:
+        """Drop the oldest chunks that the capacity does not ask for; returns how many rows went.
+
+        Ordering invariant. The rows before the new tail are counted, then both slots say the new tail and are on the
+        disk, and only then are chunk files removed. So no slot that can survive a kill or a power loss promises a
+        chunk that is gone, and what a kill leaves behind is removed when the stream is opened next.
+
+        Args:
+            steps: the newest steps that must stay; None: no such limit.
+            size: most bytes of chunk files, the one being written included; None: no such limit.
+
+        Raises:
+            StorageError: the disk failed, or files could not be removed.
+        """
+        self.flush()
+        with self._flush_lock, self._lock:
+            if self._failure is not None:
+                raise self._failure
+            # Rows that a recovery may have to check, [block_start, head), and the newest row always stay.
+            limit = min(self._block_start, self.head - 1) // self._chunk_rows
+            before, (counted, broken, episodes) = self.tail, self._evicted
+            chunk_bytes = self._chunk_rows * (self._row_bytes + META_ROW_BYTES)
+            while self.tail // self._chunk_rows < limit:
+                kept = self.head // self._chunk_rows - self.tail // self._chunk_rows + 1
+                stop = self.tail + self._chunk_rows
+                valid, first = read_flags(self._rows, self.tail, stop + 1, self._spec, self._chunk_rows)
+                going = int(valid[:-1].sum())
+                too_many = steps is not None and self.steps - counted - going >= steps
+                too_large = size is not None and kept * chunk_bytes > size
+                if not (too_many or too_large):
+                    break
+                self.tail = stop
+                counted += going
+                broken += int((valid[:-1] & first[1:]).sum())
+                episodes += int(first[:-1].sum())
+            if self.tail == before:
+                return 0
+            self._evicted = counted, broken, episodes
+            for _ in range(2):
+                self._put_slot()
+                self._synchronise_slot()
+            self._drop_evicted()
+            return self.tail - before
+
+    def _drop_evicted(self) -> None:
+        for files in (self._rows, self._meta):
+            files.drop_below(self.tail // self._chunk_rows)
 
     # Durability
 

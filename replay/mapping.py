@@ -32,6 +32,9 @@ class RowSpace(Protocol):
     def add(self, path: Path) -> int:
         """Map a chunk file; returns its slot."""
 
+    def drop(self, slot: int) -> None:
+        """Unmap a chunk: its rows read as zeros until a later `add` takes the slot."""
+
     def chunk(self, slot: int) -> NDArray[np.float32]:
         """Rows [chunk_rows, W] of one chunk, a read-only view."""
 
@@ -68,6 +71,7 @@ class AddressRange:
                     raise OSError("no address range to map chunks into") from error
         self._slots = size // self._chunk_bytes
         self._used = 0
+        self._free: list[int] = []
         # The array keeps `reserved` alive, and every view keeps the array alive.
         self._rows = np.frombuffer(reserved, np.float32, self._slots * chunk_rows * width).reshape(-1, width)
         self._address = self._rows.ctypes.data
@@ -80,19 +84,36 @@ class AddressRange:
             ReplayError: the range is full or the mapping was refused.
         """
         check_chunk(path, self._chunk_bytes)
-        if self._used >= self._slots:
+        slot = self._free[-1] if self._free else self._used
+        if slot >= self._slots:
             raise ReplayError(f"no address space left to map {path}: raise `ulimit -v` and open the store again")
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            at = self._address + self._used * self._chunk_bytes
+            at = self._address + slot * self._chunk_bytes
             got = self._mmap(at, self._chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, fd, 0)
         finally:
             os.close(fd)
         if got == _MAP_FAILED or got is None:
             reason = os.strerror(ctypes.get_errno())
             raise ReplayError(f"cannot map {path} ({reason}): raise the limit vm.max_map_count or `ulimit -v`")
+        if self._free:
+            return self._free.pop()
         self._used += 1
-        return self._used - 1
+        return slot
+
+    def drop(self, slot: int) -> None:
+        """Map read-only zeros over a chunk, never PROT_NONE: a stray index reads no step instead of faulting.
+
+        Raises:
+            ReplayError: the mapping was refused.
+        """
+        at = self._address + slot * self._chunk_bytes
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        got = self._mmap(at, self._chunk_bytes, mmap.PROT_READ, flags, -1, 0)
+        if got == _MAP_FAILED or got is None:
+            reason = os.strerror(ctypes.get_errno())
+            raise ReplayError(f"cannot unmap an evicted chunk ({reason}): raise the limit vm.max_map_count")
+        self._free.append(slot)
 
     def chunk(self, slot: int) -> NDArray[np.float32]:
         """Rows [chunk_rows, W] of one chunk, a read-only view."""
@@ -110,12 +131,22 @@ class ChunkTable:
     def __init__(self, chunk_rows: int, width: int) -> None:
         self._shape = (chunk_rows, width)
         self._chunks: list[NDArray[np.float32]] = []
+        self._free: list[int] = []
 
     def add(self, path: Path) -> int:
         """Map a chunk file; CorruptStoreError where it is missing or has another size."""
         check_chunk(path, 4 * self._shape[0] * self._shape[1])
-        self._chunks.append(np.memmap(path, np.dtype("<f4"), "r", shape=self._shape))
+        chunk = np.memmap(path, np.dtype("<f4"), "r", shape=self._shape)
+        if self._free:
+            self._chunks[self._free[-1]] = chunk
+            return self._free.pop()
+        self._chunks.append(chunk)
         return len(self._chunks) - 1
+
+    def drop(self, slot: int) -> None:
+        """Put zeros in a chunk's place."""
+        self._chunks[slot] = np.broadcast_to(np.float32(0.0), self._shape)
+        self._free.append(slot)
 
     def chunk(self, slot: int) -> NDArray[np.float32]:
         """Rows [chunk_rows, W] of one chunk, a read-only view."""

@@ -1,8 +1,9 @@
 """StoreReader: every committed row of one store or several, mapped, and followed as it grows.
 
 Ordering invariant. `refresh` reads the commit slots first and maps what they promise afterwards; rows below a slot's
-head never change. The result is one immutable `RowIndex`, swapped in whole: a sampler thread that took the old one goes
-on safely while another thread refreshes.
+head never change, though eviction may take the oldest away. The result is one immutable `RowIndex`, swapped in whole: a
+sampler thread that took the old one goes on safely while another thread refreshes, because evicted chunks stay mapped
+for as long as an index that was built before lives. Whoever uses physical indices holds on to their index.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from replay import commit, layout
 from replay.chunks import chunk_path
-from replay.errors import CorruptStoreError, SamplerStateError, SchemaError
+from replay.errors import CorruptStoreError, EvictedError, SamplerStateError, SchemaError
 from replay.mapping import RowSpace, read_meta, row_space
 from replay.schema import META_COLUMNS
 
@@ -78,7 +79,7 @@ class _Stream:
     raw: tuple[bytes, bytes] = (b"", b"")
     slot: commit.Slot | None = None
     first_chunk: int = 0
-    slots: list[int] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)  # of chunks first_chunk, first_chunk + 1, ...
     runs: list[tuple[int, int]] = field(default_factory=list)  # (first row, physical index minus row)
     head: int = 0
     tail: int = 0
@@ -109,6 +110,8 @@ class StoreReader:
         self._listed: list[tuple[int, float]] = [(-1, 0.0)] * len(stores)
         self._fds: list[int] = []
         self._finalizer = weakref.finalize(self, _close_all, self._fds)
+        self._evicted: list[tuple[list[int], list[weakref.ref[RowIndex]]]] = []
+        self._indices: list[weakref.ref[RowIndex]] = []
         self.index = self._build_index()
         self.refresh()
 
@@ -152,8 +155,7 @@ class StoreReader:
                 path = stream.folder / layout.COMMIT_FILE
                 slot = commit.newest(raw) or commit.read_newest(stream.fd, path)
                 if stream.slot is None or slot.sequence > stream.slot.sequence:
-                    self._map(stream, slot)
-                    stream.slot = slot
+                    stream.slot = self._follow(stream, slot)
                 stream.raw = raw
             if stream.slot is None:
                 continue
@@ -163,17 +165,23 @@ class StoreReader:
                     f"the saved state knows {head} rows of stream {stream.key!r}, {stream.folder} has "
                     f"{stream.slot.head}: use the store that belongs to the state"
                 )
-            if (head, stream.slot.tail) != (stream.head, stream.tail):
-                stream.head, stream.tail = head, stream.slot.tail
+            tail = min(stream.slot.tail, head)
+            if (head, tail) != (stream.head, stream.tail):
+                stream.head, stream.tail = head, tail
                 changed = True
         if heads is not None and (unknown := [k for k, head in heads.items() if head and k not in self._streams]):
             raise SamplerStateError(f"the saved state knows streams that the store lacks: {', '.join(sorted(unknown))}")
         if changed:
             self.index = self._build_index()
+        if self._evicted:
+            self._unmap()
         return changed
 
     def blocks(self, stream: str | None = None) -> Iterator[tuple[str, int, NDArray[np.float32]]]:
-        """Iterate over (stream, first row, rows [n, W]) in row order up to the last refresh; the rows are views."""
+        """Iterate over (stream, first row, rows [n, W]) in row order up to the last refresh.
+
+        The rows are views; of rows that are evicted later, until the next refresh.
+        """
         for key in self._streams if stream is None else [stream]:
             each = self._streams[key]
             head, at = each.head, each.tail
@@ -193,13 +201,24 @@ class StoreReader:
         return out
 
     def meta(self, stream: str, start: int, stop: int) -> NDArray[np.int64]:
-        """Meta rows [stop - start, 5] of one stream (columns: `replay.schema.META_COLUMNS`), a copy."""
+        """Meta rows [stop - start, 5] of one stream (columns: `replay.schema.META_COLUMNS`), a copy.
+
+        Raises:
+            EvictedError: they have been evicted since the last refresh.
+        """
         each = self._within(stream, start, stop)
         parts = [np.empty((0, len(META_COLUMNS)), np.int64)]
         while start < stop:
             chunk, within = divmod(start, self._chunk_rows)
             count = min(self._chunk_rows - within, stop - start)
-            parts.append(read_meta(chunk_path(each.folder / layout.META, chunk), within, count, len(META_COLUMNS)))
+            try:
+                parts.append(read_meta(chunk_path(each.folder / layout.META, chunk), within, count, len(META_COLUMNS)))
+            except CorruptStoreError:
+                if commit.read_newest(each.fd, each.folder / layout.COMMIT_FILE).tail <= start:
+                    raise
+                raise EvictedError(
+                    f"rows {start} to {stop} of stream {stream!r} have been evicted since the last refresh: refresh"
+                ) from None
             start += count
         return np.concatenate(parts)
 
@@ -262,16 +281,49 @@ class StoreReader:
             self._streams = dict(sorted(self._streams.items(), key=lambda item: item[1].order))
         return found
 
+    def _follow(self, stream: _Stream, slot: commit.Slot) -> commit.Slot:
+        """Map what a commit promises; returns it, or a newer one where an eviction overtook us."""
+        while True:
+            try:
+                self._map(stream, slot)
+                return slot
+            except CorruptStoreError:
+                newer = commit.read_newest(stream.fd, stream.folder / layout.COMMIT_FILE)
+                if newer.tail == slot.tail:
+                    raise
+                slot = newer
+
     def _map(self, stream: _Stream, slot: commit.Slot) -> None:
-        if not stream.slots:
-            stream.first_chunk = slot.tail // self._chunk_rows
+        first_chunk = slot.tail // self._chunk_rows
+        if first_chunk > stream.first_chunk:
+            gone = first_chunk - stream.first_chunk
+            if stream.slots[:gone]:
+                self._evicted.append((stream.slots[:gone], list(self._indices)))
+            stream.first_chunk, stream.slots = first_chunk, stream.slots[gone:]
+            stream.runs = []
+            for chunk, number in enumerate(stream.slots, first_chunk):
+                self._extend_runs(stream, chunk, number)
         mapped = stream.first_chunk + len(stream.slots)
         for chunk in range(mapped, -(-slot.head // self._chunk_rows)):
             number = self._space.add(chunk_path(stream.folder / layout.ROWS, chunk))
             stream.slots.append(number)
-            shift = (number - chunk) * self._chunk_rows
-            if not stream.runs or stream.runs[-1][1] != shift:
-                stream.runs.append((chunk * self._chunk_rows, shift))
+            self._extend_runs(stream, chunk, number)
+
+    def _extend_runs(self, stream: _Stream, chunk: int, number: int) -> None:
+        shift = (number - chunk) * self._chunk_rows
+        if not stream.runs or stream.runs[-1][1] != shift:
+            stream.runs.append((chunk * self._chunk_rows, shift))
+
+    def _unmap(self) -> None:
+        """Unmap evicted chunks that no index refers to any more: a sampler in another thread may still hold one."""
+        kept = []
+        for slots, indices in self._evicted:
+            if any(index() is not None for index in indices):
+                kept.append((slots, indices))
+                continue
+            for slot in slots:
+                self._space.drop(slot)
+        self._evicted = kept
 
     def _build_index(self) -> RowIndex:
         starts: list[int] = []
@@ -299,9 +351,11 @@ class StoreReader:
             spans[stream.key] = Span(stream.tail, size, last - stream.tail)
             size += last - stream.tail
         heads = {stream.key: stream.head for stream in self._streams.values() if stream.head}
-        return RowIndex(
+        index = RowIndex(
             size, np.array(starts, np.int64), np.array(shifts, np.int64), np.array(steps, np.int64), heads, spans
         )
+        self._indices = [*(each for each in self._indices if each() is not None), weakref.ref(index)]
+        return index
 
 
 def _close_all(fds: list[int]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import google_crc32c
 import numpy as np
+from numpy.typing import NDArray
 
 from replay import commit, layout
 from replay.chunks import ChunkFiles
@@ -68,7 +69,7 @@ def _create(staging: Path, spec: StoreSpec, chunk_rows: int) -> int:
     try:
         _flock(fd, staging)
         os.posix_fallocate(fd, 0, commit.COMMIT_BYTES)
-        os.pwrite(fd, commit.encode((0,) * 11), 0)
+        os.pwrite(fd, commit.encode((0,) * 14), 0)
         os.fsync(fd)
         layout.fsync_directory(file.parent)
         for array, document in (
@@ -114,7 +115,14 @@ def recover(fd: int, folder: Path, rows: ChunkFiles, meta: ChunkFiles, spec: Sto
     meta.check(chunks)
     for slot in slots:
         if block_crc(slot, rows, meta, spec, chunk_rows) == slot.block_crc:
-            return replace(slot, sequence=latest.sequence, epoch=latest.epoch)
+            kept = replace(
+                slot,
+                tail=latest.tail,
+                evicted_steps=latest.evicted_steps,
+                evicted_broken=latest.evicted_broken,
+                evicted_episodes=latest.evicted_episodes,
+            )
+            return replace(kept, sequence=latest.sequence, epoch=latest.epoch)
     head = max(slot.block_start for slot in slots)
     return _recounted(replace(latest, head=head), rows, spec, chunk_rows)
 
@@ -135,20 +143,28 @@ def block_crc(slot: commit.Slot, rows: ChunkFiles, meta: ChunkFiles, spec: Store
 
 def _recounted(slot: commit.Slot, rows: ChunkFiles, spec: StoreSpec, chunk_rows: int) -> commit.Slot:
     """The slot with its counters rebuilt from the flags of rows [tail, head)."""
+    valid, first = read_flags(rows, slot.tail, slot.head, spec, chunk_rows)
+    return replace(
+        slot,
+        steps=slot.evicted_steps + int(valid.sum()),
+        broken=slot.evicted_broken + int((valid[:-1] & first[1:]).sum()),
+        episodes=slot.evicted_episodes + int(first.sum()),
+        open=int(valid[-1]) if len(valid) else 0,
+    )
+
+
+def read_flags(
+    rows: ChunkFiles, start: int, stop: int, spec: StoreSpec, chunk_rows: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The columns `valid` and `first` of rows [start, stop), from the files."""
     columns = [spec.offsets["valid"], spec.offsets["first"]]
     parts = [np.empty((0, 2), np.bool_)]
-    at = slot.tail
-    while at < slot.head:
+    at = start
+    while at < stop:
         index, within = divmod(at, chunk_rows)
-        count = min(chunk_rows - within, slot.head - at)
+        count = min(chunk_rows - within, stop - at)
         data = rows.read(index, within * 4 * spec.row_width, count * 4 * spec.row_width)
         parts.append(np.frombuffer(data, np.float32).reshape(count, -1)[:, columns] > 0)
         at += count
     valid, first = np.concatenate(parts).T
-    return replace(
-        slot,
-        steps=int(valid.sum()),
-        broken=int((valid[:-1] & first[1:]).sum()),
-        episodes=int(first.sum()),
-        open=int(valid[-1]) if len(valid) else 0,
-    )
+    return valid, first

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from replay.episodes import Episode, episode_table, iterate_episodes
 from replay.errors import CorruptStoreError, StorageError, StoreExistsError
 from replay.log import Durability
 from replay.reader import StoreReader
+from replay.retention import Capacity, refuse_offline
 from replay.sampler import TransitionSampler
 from replay.sampling.selection import Uniform
 from replay.schema import StoreSpec
@@ -88,7 +90,15 @@ class Store:
                 f"{self.path / layout.STREAMS} cannot be listed ({error.strerror}): restore it from a copy of the store"
             ) from error
 
-    def writer(self, stream: str, *, durability: Durability = "interval", source_id: int = 0) -> StreamWriter:
+    def writer(
+        self,
+        stream: str,
+        *,
+        durability: Durability = "interval",
+        source_id: int = 0,
+        capacity_steps: int | None = None,
+        capacity_bytes: int | None = None,
+    ) -> StreamWriter:
         """Create a stream, or recover it and go on where it ended. One writer a stream, system-wide.
 
         Args:
@@ -96,13 +106,29 @@ class Store:
             durability: what survives. "process": a killed process; "interval": also a power loss, but for the last
                 quarter of a second; "block": every commit.
             source_id: recorded with every row.
+            capacity_steps: whenever a chunk is full, drop the oldest chunks but for at least this many steps.
+            capacity_bytes: likewise, but for at most this many bytes of chunk files; two chunks at least.
 
         Raises:
             WriterLockedError: the stream has a writer.
+            RetentionError: a capacity for a store of ingested data.
+            SchemaError: a capacity that makes no sense.
             CorruptStoreError: the stream cannot be recovered.
             StorageError: the operating system refuses.
         """
-        return StreamWriter(self.path, stream, self.spec, self.chunk_rows, durability=durability, source_id=source_id)
+        if capacity_steps is not None or capacity_bytes is not None:
+            refuse_offline(self)
+            Capacity(steps=capacity_steps, bytes=capacity_bytes).check(self.spec, self.chunk_rows)
+        return StreamWriter(
+            self.path,
+            stream,
+            self.spec,
+            self.chunk_rows,
+            durability=durability,
+            source_id=source_id,
+            capacity_steps=capacity_steps,
+            capacity_bytes=capacity_bytes,
+        )
 
     def reader(self) -> StoreReader:
         """A reader of all streams, present and future; `refresh` follows growth."""
@@ -154,7 +180,6 @@ class Store:
         reader = self.reader()
         table = episode_table(reader)
         whole = ~table.interrupted
-        files = [entry for entry in self.path.rglob("*") if entry.is_file()]
         return {
             "path": str(self.path),
             "layout_fingerprint": self.spec.layout_fingerprint,
@@ -172,9 +197,19 @@ class Store:
             "interrupted": int(table.interrupted.sum()),
             "returns": _summary(table.returns[whole]),
             "lengths": _summary(table.length[whole].astype(np.float64)),
-            "bytes": sum(file.stat().st_blocks * 512 for file in files),
+            "bytes": _disk_bytes(self.path),
             "streams": reader.heads,
         }
+
+
+def _disk_bytes(folder: Path) -> int:
+    """Bytes on the disk below a folder; files come and go beside a live writer."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(parent) / name).stat().st_blocks * 512
+    return total
 
 
 def _summary(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, float | None]:

@@ -43,6 +43,8 @@ class StreamWriter:
         *,
         durability: Durability = "interval",
         source_id: int = 0,
+        capacity_steps: int | None = None,
+        capacity_bytes: int | None = None,
     ) -> None:
         """Create the stream, or recover it and go on; use `Store.writer`.
 
@@ -57,6 +59,8 @@ class StreamWriter:
         self.spec = spec
         self._source_id = source_id
         self._log = StreamLog(store, name, spec, chunk_rows, durability)
+        if capacity_steps is not None or capacity_bytes is not None:
+            self._log.retain(capacity_steps, capacity_bytes)
         self._linked = False
         o, a, w = spec.observation_size, spec.action_size, spec.row_width
         self._observation_shape, self._action_shape = (o,), (a,)
@@ -78,8 +82,13 @@ class StreamWriter:
 
     @property
     def head(self) -> int:
-        """Rows committed."""
+        """One past the last row committed."""
         return self._log.head
+
+    @property
+    def tail(self) -> int:
+        """First row that has not been evicted."""
+        return self._log.tail
 
     @property
     def steps(self) -> int:
@@ -295,6 +304,18 @@ class StreamWriter:
         )
         self._linked = bool(valid[-1])
         self._meta[0] = meta[-1]
+
+    def evict(self, *, keep_steps: int | None = None, keep_bytes: int | None = None) -> int:
+        """Drop the stream's oldest chunks for good, safe beside readers; returns the rows dropped.
+
+        Args:
+            keep_steps: the newest steps that stay; up to one chunk more does, because chunks go whole.
+            keep_bytes: most bytes of chunk files that stay, the chunk being written included.
+
+        Raises:
+            StorageError: the disk failed.
+        """
+        return self._log.evict(keep_steps, keep_bytes)
 
     def sync(self) -> None:
         """Return once every row committed so far is on the disk and the published shape covers it."""

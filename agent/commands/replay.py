@@ -1,37 +1,99 @@
-"""Look after a store.
+"""Look after a store. `slipway replay ACTION --help` explains an action.
 
 Example:
   slipway replay info door.zarr --json
+  slipway replay evict runs/door/replay --keep-steps 500000
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from agent.console import results, table, write_json
+from agent.errors import ConfigError
+from replay.retention import Capacity, evict
 from replay.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args:
-    action: Annotated[Literal["info"], tyro.conf.Positional]
-    """info: what is in it."""
+class Info:
+    """What is in a store.
+
+    Example:
+      slipway replay info door.zarr --json
+    """
+
     store: Annotated[Path, tyro.conf.Positional]
     """Store to look at."""
     json: bool = False
     """Print one JSON object."""
 
+    def run(self) -> int:
+        """Print what the store holds."""
+        record = Store.open(self.store).info()
+        if self.json:
+            write_json(record)
+        else:
+            rows = [[name, str(value)] for name, value in record.items() if not isinstance(value, dict | list)]
+            results.print(table(f"store {self.store}", ["what", "value"], rows))
+        return 0
 
-def run(args: Args) -> int:
-    """Print what the store holds."""
-    record = Store.open(args.store).info()
-    if args.json:
-        write_json(record)
-    else:
-        rows = [[name, str(value)] for name, value in record.items() if not isinstance(value, dict | list)]
-        results.print(table(f"store {args.store}", ["what", "value"], rows))
-    return 0
+
+@dataclass(frozen=True, kw_only=True)
+class Evict:
+    """Drop the oldest chunks of online streams for good. Refused while a stream is written, and for ingested data.
+
+    Example:
+      slipway replay evict runs/door/replay --keep-steps 500000
+      slipway replay evict flights.zarr --keep-bytes 2000000000 --stream robot-0
+    """
+
+    store: Annotated[Path, tyro.conf.Positional]
+    """Store to evict from."""
+    keep_steps: int | None = None
+    """The newest steps of each stream that stay; up to one chunk more does, because chunks go whole."""
+    keep_bytes: int | None = None
+    """Most bytes of each stream's chunk files that stay."""
+    stream: tuple[str, ...] = ()
+    """Streams to evict from; all if none is named."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Evict, and print what went and what stayed."""
+        if self.keep_steps is None and self.keep_bytes is None:
+            raise ConfigError("evict needs --keep-steps or --keep-bytes: say how much of each stream stays")
+        capacity = Capacity(steps=self.keep_steps, bytes=self.keep_bytes)
+        done = evict(Store.open(self.store), capacity, streams=list(self.stream) or None)
+        if self.json:
+            write_json({"path": str(self.store), "streams": done})
+        else:
+            rows = [[name, str(each["evicted_rows"]), str(each["rows"])] for name, each in done.items()]
+            results.print(table(f"store {self.store}", ["stream", "rows evicted", "rows kept"], rows))
+        return 0
+
+
+Action = Info | Evict
+ACTIONS: dict[str, type[Action]] = {"info": Info, "evict": Evict}
+
+
+def parse(rest: Sequence[str]) -> Action:
+    """The action and its arguments."""
+    if rest and rest[0] in ACTIONS:
+        action = ACTIONS[rest[0]]
+        return tyro.cli(
+            action, args=rest[1:], prog=f"slipway replay {rest[0]}", description=cleandoc(action.__doc__ or "")
+        )
+    parsed: Action = tyro.cli(Action, args=rest, prog="slipway replay", description=__doc__)
+    return parsed
+
+
+def run(args: Action) -> int:
+    """Run one action."""
+    return args.run()
