@@ -60,11 +60,22 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, A
 
 
 def _write(final: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    temporary = final.with_name(f".tmp-{final.name}-{os.getpid()}")
+    temporary.mkdir()
+    try:
+        _fill(temporary, tensors, state)
+        temporary.rename(final)
+    except OSError:
+        # What is half-written would only keep a full disk full.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_directory(final.parent)
+
+
+def _fill(temporary: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     # Here and in `load` only: the supervisor checks contents without torch.
     import safetensors.torch
 
-    temporary = final.with_name(f".tmp-{final.name}-{os.getpid()}")
-    temporary.mkdir()
     payloads = {
         "tensors.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}),
         "state.json": json.dumps(state, sort_keys=True).encode(),
@@ -76,8 +87,6 @@ def _write(final: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> No
             file.flush()
             os.fsync(file.fileno())
     fsync_directory(temporary)
-    temporary.rename(final)
-    fsync_directory(final.parent)
 
 
 def complete(folder: Path) -> list[Path]:

@@ -12,8 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from agent.pretrain import Algorithm, Sampler
-from agent.transitions import Preparer
+from agent.pretrain import Algorithm, Feed
 from replay.limiter import Limiter
 
 
@@ -26,8 +25,7 @@ class Publication(Protocol):
 
 def finetune(
     algorithm: Algorithm,
-    sampler: Sampler,
-    prepare: Preparer,
+    feed: Feed,
     *,
     limiter: Limiter,
     collected_steps: Callable[[], int],
@@ -51,7 +49,5 @@ def finetune(
             time.sleep(pause_seconds)
             waiting(pause_seconds)
             continue
-        batch = sampler.next()
-        result = algorithm.update(prepare(batch))
-        after_update(result)
+        after_update(algorithm.update(feed.next()))
     return True

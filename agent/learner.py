@@ -7,10 +7,12 @@ never names rows that a power loss could take away.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +20,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agent import checkpoint
 from agent.algorithms.iql import IQL
 from agent.board import Board, Phase, Slot
+from agent.checkpoint_writer import CheckpointWriter
 from agent.config import TrainConfig
-from agent.errors import CheckpointError, DivergenceError, RunError
+from agent.data_checks import oddities
+from agent.divergence import check_bounds, check_finite
+from agent.errors import RunError
+from agent.feeding import Feed, Sampler, batches_ahead
 from agent.finetune import finetune
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
 from agent.pretrain import pretrain
 from agent.process import StopSignal, run_child
 from agent.publish import Publisher
+from agent.resume import library_versions, load_for
 from agent.run_directory import RunDirectory
+from agent.seeds import SEED_NETWORKS, SEED_OFFLINE, SEED_ONLINE, generator_of, seed_of
 from agent.training_log import TrainingLog
 from agent.transitions import Preparer
 from export.onnx_writer import export_policy
 from export.template import Template
 from replay.limiter import Limiter
 from replay.sampler import MixedSampler, UniformSampler
+from replay.statistics import reward_range
 from replay.store import Store
-
-SEED_NETWORKS, SEED_OFFLINE, SEED_ONLINE = 0, 1, 2
-REFRESH_UPDATES = 10
 
 
 class Learner:
@@ -61,6 +66,8 @@ class Learner:
         self.offline = UniformSampler(
             self.store.reader(), config.algorithm.batch_size, rng=generator_of(config.seed, SEED_OFFLINE)
         )
+        low, high = reward_range(self.offline.reader)
+        self.prepare.note_rewards(low, high)
         self.mixed: MixedSampler | None = None
         self.limiter = Limiter(
             utd=config.online.utd,
@@ -71,7 +78,11 @@ class Learner:
         self._saved_version = 0
         self._online_state: dict[str, Any] | None = None
         self._published_at = 0.0
-        self.log = TrainingLog(run)
+        self.log = TrainingLog(run, weight_clip=config.algorithm.weight_clip)
+        self.writer = CheckpointWriter(run.checkpoints, keep=config.checkpoint.keep)
+        self.feed: Feed | None = None
+        self._result: dict[str, Tensor] = {}
+        self._blocked_ms = 0.0
 
     def online_updates(self) -> int:
         """Gradient steps since the switch."""
@@ -82,37 +93,57 @@ class Learner:
     def train(self) -> bool:
         """Both phases from wherever the run stands; False if asked to stop before the end."""
         config, board = self.config, self.board
+        if self.algorithm.updates == 0:
+            for kind, message in oddities(
+                self.preparation, transitions=self.store.num_steps, batch_size=config.algorithm.batch_size,
+                largest_reward=self.prepare.largest_reward,
+            ):  # fmt: skip
+                self.log.event(kind, message)
         if self.algorithm.updates < config.pretrain_steps:
             board[Slot.PHASE] = Phase.PRETRAIN
-            if not pretrain(
-                self.algorithm, self.offline, self.prepare,
-                steps=config.pretrain_steps, stopping=self.stopping, after_update=self.after_offline_update,
-            ):  # fmt: skip
-                self.save()
+            with self.feeding(self.offline) as feed:
+                finished = pretrain(
+                    self.algorithm, feed,
+                    steps=config.pretrain_steps, stopping=self.stopping, after_update=self.after_offline_update,
+                )  # fmt: skip
+                self.save(wait=not finished or not config.online_steps)
+            if not finished:
                 return False
-            self.save()
         board[Slot.PRETRAIN_STEP] = config.pretrain_steps
         self.start_publishing()
         if config.online_steps:
             self.switch_to_online()
-            if not finetune(
-                self.algorithm, self.mixed_sampler(), self.prepare,
-                limiter=self.limiter,
-                collected_steps=board.online_steps,
-                first_update=config.pretrain_steps,
-                last_update=config.pretrain_steps + self.last_online_update(),
-                publication=self,
-                stopping=self.stopping,
-                waiting=self.waiting,
-                after_update=self.after_online_update,
-            ):  # fmt: skip
-                self.save()
+            with self.feeding(self.mixed_sampler(), follow=self.online_reader.refresh) as feed:
+                finished = finetune(
+                    self.algorithm, feed,
+                    limiter=self.limiter,
+                    collected_steps=board.online_steps,
+                    first_update=config.pretrain_steps,
+                    last_update=config.pretrain_steps + self.last_online_update(),
+                    publication=self,
+                    stopping=self.stopping,
+                    waiting=self.waiting,
+                    after_update=self.after_online_update,
+                )  # fmt: skip
+                if finished:
+                    # First the version, so that the checkpoint, and what is exported from it, bears the evaluated
+                    # one's number.
+                    self.publish()
+                self.save(wait=True)
+            if not finished:
                 return False
-            # First the version, so that the checkpoint, and what is exported from it, bears the evaluated one's number.
-            self.publish()
-            self.save()
         board[Slot.PHASE] = Phase.DONE
         return True
+
+    @contextlib.contextmanager
+    def feeding(self, sampler: Sampler, follow: Callable[[], object] = lambda: None) -> Iterator[Feed]:
+        """Batches of `sampler`, prepared ahead of the updates; checkpoints hold its state at the last consumed one."""
+        with Feed(sampler, self.prepare, ahead=batches_ahead(), follow=follow) as feed:
+            self.feed = feed
+            try:
+                yield feed
+            finally:
+                self.feed = None
 
     def last_online_update(self) -> int:
         """Online updates at the end of the run: the ratio times the steps left since the limiter's base."""
@@ -161,22 +192,28 @@ class Learner:
         self._after_update(result, "offline")
 
     def after_online_update(self, result: dict[str, Tensor]) -> None:
-        """Heartbeat, log, checkpoint and fresh rows of the online phase."""
+        """Heartbeat, log and checkpoint of the online phase."""
         updates = self.online_updates()
         self.board[Slot.ONLINE_UPDATES] = updates
-        if updates % REFRESH_UPDATES == 0:
-            self.online_reader.refresh()
         self._after_update(result, "online")
 
     def _after_update(self, result: dict[str, Tensor], phase: str) -> None:
         self.board.beat()
+        self._result = result
         updates = self.algorithm.updates
         if updates % self.config.log_every == 0:
+            self.check(result)
+            assert self.feed is not None
+            context = {"checkpoint_block_ms": self._blocked_ms} if self._blocked_ms else {}
             self.log.training(
                 result, phase=phase, updates=updates, online_steps=self.board.online_steps(),
                 policy_version=self.board[Slot.POLICY_VERSION],
                 wait_seconds=self.board[Slot.LEARNER_WAIT_NS] / 1e9,
+                data_wait_fraction=self.feed.wait_fraction(), **context,
             )  # fmt: skip
+            self._blocked_ms = 0.0
+            if failure := self.writer.failure():
+                self.log.event("checkpoint_failed", f"{failure}; training goes on, the next checkpoint is the next try")
         if updates % self.config.checkpoint.every_updates == 0:
             self.save()
 
@@ -184,7 +221,6 @@ class Learner:
         """The limiter holds the learner back: collectors are behind."""
         self.board[Slot.LEARNER_WAIT_NS] += int(seconds * 1e9)
         self.board.beat()
-        self.online_reader.refresh()
 
     # --- publication ----------------------------------------------------------------------------------------------
 
@@ -217,80 +253,61 @@ class Learner:
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Checkpoint everything, unless a value is not finite: the last good checkpoint is never replaced by a bad."""
+    def save(self, *, wait: bool = False) -> None:
+        """Checkpoint everything in the background; with `wait`, RunError if it does not get to the disk.
+
+        DivergenceError instead where a value is not finite or out of all bounds: the last good checkpoint is never
+        replaced by a bad one.
+        """
+        started = time.perf_counter()
+        updates = self.algorithm.updates
+        self.check(self._result)
         state = self.algorithm.state_dict()
-        for name, tensor in state["tensors"].items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise DivergenceError(
-                    f"{name} is not finite after {self.algorithm.updates} updates; the last good checkpoint in "
-                    f"{self.run.checkpoints} stands: lower --algorithm.learning-rate or check the rewards' scale"
-                )
-        # First: what the checkpoint has seen must outlive it.
-        watermark = Store.open(self.run.replay).sync()
-        online = self.mixed.state_dict() if self.mixed is not None else self._online_state
-        checkpoint.save(
-            self.run.checkpoints,
-            self.algorithm.updates,
+        check_finite(state["tensors"], updates=updates, checkpoints=self.run.checkpoints)
+        assert self.feed is not None
+        drawn = self.feed.state_dict()
+        self.writer.submit(
+            updates,
             state["tensors"],
             {
                 "algorithm": IQL.name,
                 "numbers": state["numbers"],
-                "offline_sampler": self.offline.state_dict(),
-                "mixed_sampler": online,
+                "offline_sampler": drawn if self.mixed is None else drawn["parts"][0],
+                "mixed_sampler": self._online_state if self.mixed is None else drawn,
                 "limiter": self.limiter.state_dict(),
                 "policy_version": self.publisher.version if self.publisher else self._saved_version,
                 "layout_fingerprint": self.store.spec.layout_fingerprint,
-                "watermark": watermark,
                 "versions": library_versions(),
             },
-            keep=self.config.checkpoint.keep,
+            # What the checkpoint has seen must outlive it, so the store is made durable before the checkpoint is.
+            first=lambda: {"watermark": Store.open(self.run.replay).sync()},
+        )
+        self._blocked_ms = max(self._blocked_ms, 1e3 * (time.perf_counter() - started))
+        if wait and (failure := self.writer.wait()):
+            raise RunError(f"{failure}; the same command then resumes from the checkpoint before")
+
+    def check(self, result: dict[str, Tensor]) -> None:
+        """DivergenceError if the last update's values are not finite or out of all bounds."""
+        updates, checkpoints = self.algorithm.updates, self.run.checkpoints
+        check_finite(result, updates=updates, checkpoints=checkpoints)
+        check_bounds(
+            result, largest_reward=self.prepare.largest_reward, discount=self.preparation.discount, updates=updates
         )
 
     def restore(self) -> bool:
         """Continue from the newest loadable checkpoint; False where there is none."""
-
-        def say(message: str) -> None:
-            self.run.event("checkpoint_fallback", f"{message}; falling back to the one before")
-
-        saved = checkpoint.load_latest(self.run.checkpoints, on_fallback=say)
+        saved = load_for(self.run, self.store.spec, self.config.replay)
         if saved is None:
             return False
         state = saved.state
-        if state["layout_fingerprint"] != self.store.spec.layout_fingerprint:
-            raise CheckpointError(
-                f"checkpoint {saved.name} of {self.run.path} was trained on another observation or action layout than "
-                f"{self.config.replay} has: give the store that the run was started with"
-            )
         self.algorithm.load_state_dict({"tensors": saved.tensors, "numbers": state["numbers"]})
         self.offline.load_state_dict(state["offline_sampler"])
         self._online_state = state["mixed_sampler"]
         self._saved_version = int(state["policy_version"])
-        self._check_watermark(state["watermark"])
         if self._online_state is not None:
             self.limiter.load_state_dict(state["limiter"])
-        differing = {
-            name: f"{state['versions'].get(name)} → {version}"
-            for name, version in library_versions().items()
-            if state["versions"].get(name) != version
-        }
-        if differing:
-            self.run.event("versions_differ", f"resumed under other libraries, so not bit-exactly: {differing}")
         self.run.event("resumed", f"resumed from checkpoint {saved.name}", updates=self.algorithm.updates)
         return True
-
-    def _check_watermark(self, watermark: dict[str, int]) -> None:
-        if not watermark:
-            return
-        if not self.run.replay.exists():
-            raise RunError(f"{self.run.replay} is gone but checkpoints name its rows: restore it or start a new run")
-        heads = Store.open(self.run.replay).reader().heads
-        for stream, head in watermark.items():
-            if int(heads.get(stream, 0)) < head:
-                raise RunError(
-                    f"stream {stream} of {self.run.replay} ends at row {int(heads.get(stream, 0))}, before row {head} "
-                    "that the checkpoint has seen: restore the store that belongs to this run"
-                )
 
 
 def actor_weights(algorithm: IQL) -> dict[str, np.ndarray]:
@@ -300,21 +317,6 @@ def actor_weights(algorithm: IQL) -> dict[str, np.ndarray]:
     return weights
 
 
-def library_versions() -> dict[str, str]:
-    """What a bit-exact resume depends on."""
-    return {"torch": torch.__version__, "numpy": np.__version__}
-
-
-def seed_of(seed: int, branch: int) -> int:
-    """A 63-bit seed of its own for each use."""
-    return int(np.random.SeedSequence([seed, branch]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def generator_of(seed: int, branch: int) -> np.random.Generator:
-    """A generator of its own for each use."""
-    return np.random.default_rng(np.random.SeedSequence([seed, branch]))
-
-
 def run_learner(run: RunDirectory) -> None:
     """Train `run` from wherever it stands until done or stopped."""
     board = Board(run.board)
@@ -322,8 +324,15 @@ def run_learner(run: RunDirectory) -> None:
     config = run.load_config()
     torch.set_num_threads(config.threads)
     learner = Learner(run, config, board, stopping)
-    learner.restore()
-    learner.train()
+    try:
+        learner.restore()
+        learner.train()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(f"no space left for {run.path} ({error}): free some; the same command then resumes") from error
+    finally:
+        learner.writer.close()
     learner.log.close()
 
 

@@ -7,15 +7,14 @@ from typing import Protocol
 
 from torch import Tensor
 
-from agent.transitions import Preparer, Transitions
-from replay.sampler import Batch
+from agent.transitions import Transitions
 
 
-class Sampler(Protocol):
-    """Anything that draws batches of stored transitions."""
+class Feed(Protocol):
+    """Anything that hands out prepared batches."""
 
-    def next(self) -> Batch:
-        """The next batch; its arrays are reused by the following call."""
+    def next(self) -> Transitions:
+        """The next batch, valid until the following call."""
         ...
 
 
@@ -31,8 +30,7 @@ class Algorithm(Protocol):
 
 def pretrain(
     algorithm: Algorithm,
-    sampler: Sampler,
-    prepare: Preparer,
+    feed: Feed,
     *,
     steps: int,
     stopping: Callable[[], bool],
@@ -42,7 +40,5 @@ def pretrain(
     while algorithm.updates < steps:
         if stopping():
             return False
-        batch = sampler.next()
-        result = algorithm.update(prepare(batch))
-        after_update(result)
+        after_update(algorithm.update(feed.next()))
     return True

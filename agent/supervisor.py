@@ -6,6 +6,7 @@ starts them again from the last checkpoint and the streams' last commits.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -274,4 +275,6 @@ class Supervisor:
             "learner_wait_seconds": round(board[Slot.LEARNER_WAIT_NS] / 1e9, 2),
             "collectors": collectors,
         }
-        write_atomic(self.run.status, json.dumps(status, indent=1).encode(), durable=False)
+        # On a full disk the old status stands for a while: no reason to end a training.
+        with contextlib.suppress(OSError):
+            write_atomic(self.run.status, json.dumps(status, indent=1).encode(), durable=False)

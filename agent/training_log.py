@@ -1,47 +1,65 @@
-"""The learner's figures: metrics.jsonl and TensorBoard, and the alarm for values that are not finite."""
+"""The learner's figures and incidents: metrics.jsonl, TensorBoard and events.jsonl.
+
+What cannot be written (a full disk) is not worth a training: lines are lost, and said to be lost once they can be.
+"""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from agent.errors import DivergenceError
 from agent.run_directory import RunDirectory
 
 
 class TrainingLog:
-    """Writes a line whenever asked; TensorBoard is opened with the first."""
+    """Writes a line whenever asked; `weight_clip` is where advantage weights are cut off."""
 
-    def __init__(self, run: RunDirectory) -> None:
-        self._run = run
+    def __init__(self, run: RunDirectory, *, weight_clip: float) -> None:
+        self._run, self._weight_clip = run, weight_clip
         self._writer: Any = None
         self._last: tuple[float, int] | None = None
+        self._unsaid: list[tuple[str, str, dict[str, Any]]] = []
+        self._lost = 0
 
     def training(self, result: dict[str, Tensor], *, phase: str, updates: int, **context: float) -> None:
-        """Log the statistics of one update; DivergenceError naming the first tensor that is not finite."""
-        values: dict[str, float] = {}
-        for name, tensor in result.items():
-            if not bool(tensor.isfinite().all()):
-                raise DivergenceError(
-                    f"{name} is not finite after {updates} updates; the last good checkpoint in "
-                    f"{self._run.checkpoints} stands: lower --algorithm.learning-rate or check the rewards' scale"
-                )
-            if tensor.ndim == 0:
-                values[name] = float(tensor)
-            else:
-                values[f"{name}_mean"], values[f"{name}_std"] = float(tensor.mean()), float(tensor.std(correction=0))
-                values[f"{name}_max"] = float(tensor.max())
+        """Log the statistics of one update: scalars as they are; mean, deviation and maximum of the others."""
+        values = statistics(result, weight_clip=self._weight_clip)
         now = time.monotonic()
         if self._last is not None and updates > self._last[1]:
             values["updates_per_second"] = (updates - self._last[1]) / (now - self._last[0])
         self._last = (now, updates)
         values.update(context)
-        self._run.metric("train", phase=phase, updates=updates, **{k: round(v, 6) for k, v in values.items()})
-        writer = self._tensorboard()
-        for name, value in values.items():
-            writer.add_scalar(f"train/{name}", value, updates)
+        # Seven digits are all that a float32 has; a fixed number of decimals would turn small losses into 0.
+        rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
+        try:
+            self._run.metric("train", phase=phase, updates=updates, **rounded)
+            writer = self._tensorboard()
+            for name, value in values.items():
+                writer.add_scalar(f"train/{name}", value, updates)
+        except OSError:
+            self._lost += 1
+            self._writer = None  # its thread has ended with the error; the next line opens another file
+        self._say_what_is_unsaid()
+
+    def event(self, kind: str, message: str, **details: Any) -> None:
+        """Record an incident, now or as soon as it can be written."""
+        self._unsaid.append((kind, message, details))
+        self._say_what_is_unsaid()
+
+    def _say_what_is_unsaid(self) -> None:
+        try:
+            while self._unsaid:
+                kind, message, details = self._unsaid[0]
+                self._run.event(kind, message, **details)
+                del self._unsaid[0]
+            if self._lost:
+                self._run.event("metrics_lost", f"{self._lost} lines of figures could not be written", lines=self._lost)
+                self._lost = 0
+        except OSError:
+            return
 
     def _tensorboard(self) -> Any:
         if self._writer is None:
@@ -54,3 +72,20 @@ class TrainingLog:
         """Flush what is buffered."""
         if self._writer is not None:
             self._writer.close()
+
+
+def statistics(result: dict[str, Tensor], *, weight_clip: float) -> dict[str, float]:
+    """Plain numbers of one update's tensors, fetched from their device at once."""
+    names: list[str] = []
+    numbers: list[Tensor] = []
+    for name, tensor in result.items():
+        if tensor.ndim == 0:
+            names.append(name)
+            numbers.append(tensor)
+            continue
+        names += [f"{name}_mean", f"{name}_std", f"{name}_max"]
+        numbers += [tensor.mean(), tensor.std(correction=0), tensor.max()]
+        if name == "weight":
+            names.append("weight_clipped_share")
+            numbers.append((tensor >= weight_clip).float().mean())
+    return dict(zip(names, torch.stack([n.float() for n in numbers]).tolist(), strict=True)) if names else {}

@@ -28,32 +28,114 @@ class Transitions:
     """[B, O], normalised and clipped."""
 
 
+class TransitionBuffer:
+    """Reused memory of one batch: filled on the host by one thread, read on `device` by another.
+
+    On a GPU the host's side is pinned and copied on a stream of its own, so that neither thread waits for the copy:
+    `fill` waits until the device has done with what the buffer held before, and work queued after `acquire` waits until
+    the copy is there.
+    """
+
+    def __init__(self, rows: int, observation_size: int, action_size: int, device: torch.device) -> None:
+        shapes = [(rows, observation_size), (rows, action_size), (rows,), (rows,), (rows, observation_size)]
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        self._on_gpu = device.type == "cuda"
+        self._host = torch.empty(sum(sizes), pin_memory=self._on_gpu)
+        self._device = torch.empty(sum(sizes), device=device) if self._on_gpu else self._host
+        self.arrays = [
+            part.reshape(shape)
+            for part, shape in zip(np.split(self._host.numpy(), np.cumsum(sizes)[:-1]), shapes, strict=True)
+        ]
+        """observation, action, reward, discount, next_observation on the host."""
+        observation, action, reward, discount, following = (
+            part.view(shape) for part, shape in zip(torch.split(self._device, sizes), shapes, strict=True)
+        )
+        self.transitions = Transitions(
+            observation=observation, action=action, reward=reward, discount=discount, next_observation=following
+        )
+        """Views of the device's memory, overwritten by the next `fill`."""
+        if self._on_gpu:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._released = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def wait_until_free(self) -> None:
+        """Before the host's side is overwritten."""
+        if self._on_gpu:
+            self._released.synchronize()
+
+    def send(self) -> None:
+        """After the host's side was written."""
+        if self._on_gpu:
+            with torch.cuda.stream(self._stream):
+                self._device.copy_(self._host, non_blocking=True)
+                self._copied.record(self._stream)
+
+    def acquire(self) -> Transitions:
+        """What was filled last, for work on the current stream."""
+        if self._on_gpu:
+            torch.cuda.current_stream().wait_event(self._copied)
+        return self.transitions
+
+    def release(self) -> None:
+        """All work that reads the transitions is queued on the current stream: the next `fill` may follow it."""
+        if self._on_gpu:
+            self._released.record(torch.cuda.current_stream())
+
+
 class Preparer:
-    """Applies a `Preparation` to sampled rows, on one device."""
+    """Applies a `Preparation` to sampled rows, for one device.
+
+    In NumPy: its calls need neither torch's dispatcher nor its threads, so the sampler's thread hardly takes the
+    interpreter from the update.
+    """
 
     def __init__(self, preparation: Preparation, device: torch.device) -> None:
         self.preparation = preparation
         self.device = device
-        self._mean = torch.tensor(preparation.mean, device=device)
-        self._inv_std = torch.tensor(1.0 / preparation.std, device=device)
-        self._shift = torch.tensor((preparation.action_high + preparation.action_low) / 2, device=device)
-        self._inv_scale = torch.tensor(2.0 / (preparation.action_high - preparation.action_low), device=device)
+        self._inv_std = np.float32(1.0) / preparation.std
+        self._shift = (preparation.action_high + preparation.action_low) / np.float32(2)
+        self._inv_scale = np.float32(2.0) / (preparation.action_high - preparation.action_low)
+
+        self.largest_reward = 0.0
+        """Largest |reward| after the run's scale and shift among all that was prepared or noted."""
+
+    def note_rewards(self, low: float, high: float) -> None:
+        """Let `largest_reward` know of raw rewards from `low` to `high`."""
+        p = self.preparation
+        for raw in (low, high):
+            self.largest_reward = max(self.largest_reward, abs(raw * p.reward_scale + p.reward_shift))
+
+    def allocate(self, rows: int) -> TransitionBuffer:
+        """Memory for `fill`."""
+        return TransitionBuffer(rows, len(self.preparation.mean), len(self._shift), self.device)
+
+    def fill(self, batch: Batch, buffer: TransitionBuffer) -> None:
+        """Prepare one sampled batch into `buffer`, which shares nothing with the sampler's own."""
+        p = self.preparation
+        observation, action, reward, discount, following = buffer.arrays
+        buffer.wait_until_free()
+        self._normalize(batch.observations, observation)
+        np.subtract(batch.actions, self._shift, out=action)
+        np.multiply(action, self._inv_scale, out=action)
+        np.clip(action, -1.0, 1.0, out=action)
+        np.multiply(batch.rewards, np.float32(p.reward_scale), out=reward)
+        np.add(reward, np.float32(p.reward_shift), out=reward)
+        self.largest_reward = max(self.largest_reward, float(reward.max()), -float(reward.min()))
+        np.subtract(np.float32(1.0), batch.terminated, out=discount)
+        np.multiply(discount, np.float32(p.discount), out=discount)
+        self._normalize(batch.next_observations, following)
+        buffer.send()
 
     def __call__(self, batch: Batch) -> Transitions:
-        """Prepare one sampled batch; the result shares nothing with the sampler's reused buffer."""
-        p = self.preparation
-        return Transitions(
-            observation=self._normalize(batch.observations),
-            action=((self._tensor(batch.actions) - self._shift) * self._inv_scale).clamp_(-1.0, 1.0),
-            reward=self._tensor(batch.rewards) * p.reward_scale + p.reward_shift,
-            discount=(1.0 - self._tensor(batch.terminated)) * p.discount,
-            next_observation=self._normalize(batch.next_observations),
-        )
+        """Prepare one sampled batch into memory of its own."""
+        buffer = self.allocate(len(batch))
+        self.fill(batch, buffer)
+        return buffer.acquire()
 
-    def _normalize(self, observations: np.ndarray) -> Tensor:
-        normalized = (self._tensor(observations) - self._mean) * self._inv_std
+    def _normalize(self, observations: np.ndarray, out: np.ndarray) -> None:
+        np.subtract(observations, self.preparation.mean, out=out)
+        np.multiply(out, self._inv_std, out=out)
         c = self.preparation.clip
-        return normalized if c is None else normalized.clamp_(-c, c)
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        if c is not None:
+            np.clip(out, -c, c, out=out)

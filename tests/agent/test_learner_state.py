@@ -15,6 +15,7 @@ import torch
 from agent import checkpoint
 from agent.algorithms.iql import IQL
 from agent.errors import CheckpointError
+from agent.feeding import AHEAD, Feed
 from agent.preparation import make_preparation
 from agent.pretrain import pretrain
 from agent.transitions import Preparer
@@ -142,7 +143,10 @@ def make_store(path: Path) -> Store:
     return store
 
 
-def train(path: Path, *, seed: int, updates: int, stop_at: int | None = None, folder: Path | None = None) -> IQL:
+def train(
+    path: Path, *, seed: int, updates: int, stop_at: int | None = None, folder: Path | None = None,
+    ahead: int = AHEAD,
+) -> IQL:  # fmt: skip
     """Pretrain from the store at `path`; through a checkpoint and a second process's worth of objects at `stop_at`."""
     store = Store.open(path)
     spec = store.spec
@@ -153,16 +157,18 @@ def train(path: Path, *, seed: int, updates: int, stop_at: int | None = None, fo
     )  # fmt: skip
     prepare = Preparer(preparation, torch.device("cpu"))
 
+    fed: list[dict[str, Any]] = []
+
     def go(algorithm: IQL, sampler: Any, until: int) -> None:
-        assert pretrain(
-            algorithm, sampler, prepare, steps=until, stopping=lambda: False, after_update=lambda result: None
-        )
+        with Feed(sampler, prepare, ahead=ahead) as feed:
+            assert pretrain(algorithm, feed, steps=until, stopping=lambda: False, after_update=lambda result: None)
+            fed.append(feed.state_dict())
 
     algorithm, sampler = make_learner(seed=seed, **CHANGES), store.sampler(32, rng=np.random.default_rng(seed))
     if stop_at is not None:
         assert folder is not None
         go(algorithm, sampler, stop_at)
-        saved(algorithm, folder, sampler=sampler.state_dict())
+        saved(algorithm, folder, sampler=fed[-1])
         algorithm, found = restored(folder, **CHANGES)
         sampler = Store.open(path).sampler(32, rng=np.random.default_rng(12345))
         sampler.load_state_dict(found.state["sampler"])

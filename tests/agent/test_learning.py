@@ -10,6 +10,7 @@ import torch
 
 from agent.algorithms.iql import IQL
 from agent.algorithms.iql_config import IQLConfig
+from agent.feeding import Feed
 from agent.preparation import make_preparation
 from agent.pretrain import pretrain
 from agent.transitions import Preparer
@@ -77,14 +78,11 @@ def learned(store: Store, *, beta: float) -> Callable[[np.ndarray], np.ndarray]:
         offline_steps=UPDATES,
         generator=torch.Generator().manual_seed(0),
     )
-    assert pretrain(
-        algorithm,
-        store.sampler(64, rng=np.random.default_rng(1)),
-        Preparer(preparation, torch.device("cpu")),
-        steps=UPDATES,
-        stopping=lambda: False,
-        after_update=lambda result: None,
-    )
+    sampler = store.sampler(64, rng=np.random.default_rng(1))
+    with Feed(sampler, Preparer(preparation, torch.device("cpu"))) as feed:
+        assert pretrain(
+            algorithm, feed, steps=UPDATES, stopping=lambda: False, after_update=lambda result: None
+        )  # fmt: skip
 
     def act(position: np.ndarray) -> np.ndarray:
         observation = (position[:, None].astype(np.float32) - preparation.mean) / preparation.std

@@ -50,13 +50,13 @@ class Counting:
 
 def offline(it: Counting, steps: int) -> bool:
     return pretrain(
-        it, it, it, steps=steps, stopping=it.stopping, after_update=it.after_update  # type: ignore[arg-type]
+        it, it, steps=steps, stopping=it.stopping, after_update=it.after_update  # type: ignore[arg-type]
     )  # fmt: skip
 
 
 def online(it: Counting, limiter: Limiter, *, first: int, last: int) -> bool:
     return finetune(
-        it, it, it,  # type: ignore[arg-type]
+        it, it,  # type: ignore[arg-type]
         limiter=limiter, collected_steps=lambda: it.steps, first_update=first, last_update=last,
         publication=it, stopping=it.stopping, waiting=it.waiting, after_update=it.after_update, pause_seconds=0.0,
     )  # fmt: skip
