@@ -14,7 +14,9 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +33,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_
 class Process:
     """A contender in a process of its own that speaks `serving.serve`'s protocol; a context manager."""
 
-    def __init__(self, command: Sequence[str | Path], *, env: Mapping[str, str] = ONE_THREAD) -> None:
+    def __init__(self, command: Sequence[object], *, env: Mapping[str, str] = ONE_THREAD) -> None:
         """Start it, and wait until it is ready.
 
         Raises:
@@ -42,19 +44,25 @@ class Process:
             [str(each) for each in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={**os.environ, **env},
         )  # fmt: skip
-        self.about: dict[str, Any] = json.loads(self._line())
+        while not (line := self._line()).startswith('{"ready"'):
+            print(line, end="", file=sys.stderr)  # a library's own, before `serve`
+        self.about: dict[str, Any] = json.loads(line)
         """What the peer said about itself when it was ready."""
 
-    def time_calls(self, count: int) -> float:
-        """Seconds that `count` calls took over there.
+    def time_calls(self, count: int, name: str = "") -> float:
+        """Seconds that `count` calls (of those it serves under `name`) took over there.
 
         Raises:
             RuntimeError: the process ended.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.write(f"{count} {name}\n")
         self._process.stdin.flush()
         return float(self._line())
+
+    def named(self, name: str) -> Timed:
+        """One of several calls that the process serves, as a contender."""
+        return Timed(lambda count: self.time_calls(count, name))
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -84,7 +92,14 @@ class Process:
         self.close()
 
 
-Contender = Callable[[], object] | Process
+@dataclass(frozen=True)
+class Timed:
+    """A contender that times itself: a count of calls in, seconds out."""
+
+    time_calls: Callable[[int], float]
+
+
+Contender = Callable[[], object] | Process | Timed
 
 
 def interleave(
@@ -106,7 +121,7 @@ def interleave(
 
 
 def _timed(contender: Contender, count: int) -> float:
-    return contender.time_calls(count) if isinstance(contender, Process) else time_calls(contender, count)
+    return contender.time_calls(count) if isinstance(contender, Process | Timed) else time_calls(contender, count)
 
 
 def _calls_for(contender: Contender, budget_s: float, most: int) -> int:

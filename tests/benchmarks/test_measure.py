@@ -16,6 +16,7 @@ from benchmarks.measure import Process, Results, interleave, machine
 PEER = """
 import time
 from benchmarks.serving import serve
+print("a library that prints")
 def call():
     print("in a call")
     time.sleep(0.002)
