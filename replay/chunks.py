@@ -7,6 +7,8 @@ writable mapping so that it can never be a SIGBUS.
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -39,44 +41,96 @@ def check_chunk(path: Path, expected_bytes: int) -> None:
 class ChunkFiles:
     """The chunk files of one array. One chunk is open at a time; others are opened only to be synchronised."""
 
-    def __init__(self, array: Path, chunk_bytes: int) -> None:
+    def __init__(self, array: Path, chunk_bytes: int, *, fill: bool = False) -> None:
+        """With `fill`, chunks are reserved by writing zeros.
+
+        The first write to a part of a file that is only allocated changes the file's extents, so every fdatasync
+        waits for the journal; with the zeros written, an fdatasync writes the data and nothing else.
+        """
         self._array = array
         self._chunk_bytes = chunk_bytes
+        self._fill = fill
         self._fd = -1
         self._index = -1
+        self._reserving = threading.Lock()
+        self._reserved: set[int] = set()
+        self._unsynced_entries: set[int] = set()
         self._dirty: dict[int, bool] = {}  # chunk -> its directory entry is not durable either
 
     def reserve(self, index: int, *, durable: bool) -> None:
         """Make sure that chunk `index` exists at its full size: temp file, posix_fallocate, fsync, rename, fsync.
 
+        Any thread may call it.
+
         Raises:
             StorageError: no space, quota or file size limit; nothing is left behind.
             CorruptStoreError: the chunk exists with another size.
         """
-        path = chunk_path(self._array, index)
-        if path.exists():
-            check_chunk(path, self._chunk_bytes)
-            return
-        temporary = path.with_name(".0.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        with self._reserving:
+            if index in self._reserved or self._adopt(index):
+                return
+            path = chunk_path(self._array, index)
+            temporary = path.with_name(".0.tmp")
             try:
-                os.posix_fallocate(fd, 0, self._chunk_bytes)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._allocate(temporary, durable=durable)
+                temporary.rename(path)
                 if durable:
-                    os.fsync(fd)
-            finally:
-                os.close(fd)
-            temporary.rename(path)
+                    self._sync_directories(index)
+            except OSError as error:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                    path.parent.rmdir()
+                raise StorageError(
+                    f"cannot reserve {self._chunk_bytes} bytes for {path} ({error.strerror}): free some space and go "
+                    "on; all committed rows are intact"
+                ) from error
+            if not durable:
+                self._unsynced_entries.add(index)
+            self._reserved.add(index)
+
+    def adopt(self, index: int) -> bool:
+        """Take over chunk `index` if a writer before reserved it; returns whether it did.
+
+        Raises:
+            CorruptStoreError: the chunk exists with another size.
+        """
+        with self._reserving:
+            return self._adopt(index)
+
+    def _adopt(self, index: int) -> bool:
+        path = chunk_path(self._array, index)
+        if not path.exists():
+            return False
+        check_chunk(path, self._chunk_bytes)
+        self._unsynced_entries.add(index)  # that writer may have died before it synchronised them
+        self._reserved.add(index)
+        return True
+
+    def _allocate(self, path: Path, *, durable: bool) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.posix_fallocate(fd, 0, self._chunk_bytes)
+            if self._fill:
+                zeros = bytes(min(self._chunk_bytes, 1 << 20))
+                at = 0
+                while at < self._chunk_bytes:
+                    at += os.pwrite(fd, zeros[: self._chunk_bytes - at], at)
             if durable:
-                self._sync_directories(index)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise StorageError(
-                f"cannot reserve {self._chunk_bytes} bytes for {path} ({error.strerror}): free some space and go on; "
-                "all committed rows are intact"
-            ) from error
-        self._dirty[index] = not durable
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def discard_from(self, index: int) -> None:
+        """Remove the chunks from `index` on that were reserved and hold no row."""
+        with self._reserving:
+            for each in [each for each in self._reserved if each >= index]:
+                path = chunk_path(self._array, each)
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                    path.parent.rmdir()
+                self._reserved.discard(each)
+                self._dirty.pop(each, None)
 
     def write(self, index: int, offset: int, data: NDArray[np.generic]) -> None:
         """Write an array's bytes at a byte offset of a reserved chunk.
@@ -89,7 +143,9 @@ class ChunkFiles:
                 fd = os.open(chunk_path(self._array, index), os.O_RDWR | os.O_CLOEXEC)
                 self.close()
                 self._fd, self._index = fd, index
-            self._dirty.setdefault(index, False)
+            if index not in self._dirty:
+                self._dirty[index] = index in self._unsynced_entries
+                self._unsynced_entries.discard(index)
             written = os.pwrite(self._fd, data.data, offset)
             if written != data.nbytes:
                 view = data.data.cast("B")

@@ -5,7 +5,8 @@ the kernel (and, at level block, has reached the disk). So whoever sees the slot
 
     reserve chunks  ->  pwrite rows  ->  pwrite meta  ->  [block: fdatasync]  ->  pwrite the other slot  ->  [fdatasync]
 
-and a flush (levels interval and process: background thread, `sync`, `close`) is
+where the chunk that comes next was reserved ahead, in the background. A flush (levels interval and process: background
+thread, `sync`, `close`) is
 
     note head h, start a second checksum at h  ->  fdatasync the chunks written  ->  seals of the chunks filled below h
     ->  slot with block_start = h  ->  fdatasync the slot  ->  now and then: republish `shape` = h
@@ -61,6 +62,7 @@ class StreamLog:
         self._flush_lock = threading.Lock()
         self._stop = threading.Event()
         self._flusher: threading.Thread | None = None
+        self._reserver: threading.Thread | None = None
         self._failure: StorageError | None = None
         self._keep: tuple[int | None, int | None] = (None, None)
         self._evict_at = NEVER
@@ -69,8 +71,9 @@ class StreamLog:
         except OSError as error:
             raise StorageError(f"cannot open stream {self._folder} for writing: {error.strerror}") from error
         try:
-            self._rows = ChunkFiles(self._folder / layout.ROWS, chunk_rows * self._row_bytes)
-            self._meta = ChunkFiles(self._folder / layout.META, chunk_rows * META_ROW_BYTES)
+            fill = durability == "block"
+            self._rows = ChunkFiles(self._folder / layout.ROWS, chunk_rows * self._row_bytes, fill=fill)
+            self._meta = ChunkFiles(self._folder / layout.META, chunk_rows * META_ROW_BYTES, fill=fill)
             self._seals = ChunkSealer(self._folder, chunk_rows, self._rows, self._meta, self._row_bytes, META_ROW_BYTES)
             self._recover()
             if durability != "process":
@@ -86,6 +89,9 @@ class StreamLog:
         self.steps, self.broken, self.episodes, self.open = slot.steps, slot.broken, slot.episodes, slot.open
         self._sequence, self._epoch, self._pid = slot.sequence, slot.epoch + 1, os.getpid()
         self.durable = 0
+        self._reserve_at = slot.head - slot.head % self._chunk_rows + self._chunk_rows // 2
+        for files in (self._rows, self._meta):
+            files.adopt(-(-slot.head // self._chunk_rows))
         self._seals.resume(slot.head, max(slot.tail, slot.block_start))
         self._block_start, self._crc = slot.head, (0, 0)
         self._pending: tuple[int, int] | None = None
@@ -125,6 +131,8 @@ class StreamLog:
                     self._seal(self._seals.take_full())
             if self._durability == "block" and time.monotonic() - self._published_at > PUBLISH_INTERVAL_S:
                 self._publish()
+        if self.head >= self._reserve_at:
+            self._reserve_ahead()
         if self._flusher is None and self._durability == "interval":
             self._flusher = threading.Thread(target=self._flush_often, name="slipway-flush", daemon=True)
             self._flusher.start()
@@ -154,6 +162,20 @@ class StreamLog:
             self._rows.write(index, within * self._row_bytes, rows[done : done + n])
             self._meta.write(index, within * META_ROW_BYTES, meta[done : done + n])
             done += n
+
+    def _reserve_ahead(self) -> None:
+        """Reserve the next chunk in the background, once this one is half full: no append waits for it."""
+        if self._reserver is not None and self._reserver.is_alive():
+            return
+        index = -(-self.head // self._chunk_rows)
+        self._reserve_at = index * self._chunk_rows + self._chunk_rows // 2
+        self._reserver = threading.Thread(target=self._reserve, args=(index,), name="slipway-reserve", daemon=True)
+        self._reserver.start()
+
+    def _reserve(self, index: int) -> None:
+        with suppress(ReplayError):  # the append that needs the chunk tries again, and says so
+            for files in (self._rows, self._meta):
+                files.reserve(index, durable=self._durability != "process")
 
     def _extend_checksum(self, rows: NDArray[np.float32], meta: NDArray[np.int64]) -> None:
         self._seals.extend(self.head, rows, meta)
@@ -337,7 +359,11 @@ class StreamLog:
         self._stop.set()
         if self._flusher is not None:
             self._flusher.join()
+        if self._reserver is not None:
+            self._reserver.join()
         try:
+            for files in (self._rows, self._meta):
+                files.discard_from(-(-self.head // self._chunk_rows))
             self.flush()
             self._seal(self._seals.partial(self.head))
             self.publish()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,7 @@ class ChunkSealer:
         self._rows, self._meta = rows, meta
         self._row_bytes, self._meta_bytes = row_bytes, meta_bytes
         self._files = ChunkFiles(folder / layout.SEALS, layout.SEALS_A_FILE * SEAL_BYTES)
+        self._creating = threading.Lock()
         self._full: list[Seal] = []
         self._rows_crc = self._meta_crc = 0
         self._written = Seal(-1, 0, 0, 0)
@@ -134,10 +136,11 @@ class ChunkSealer:
             StorageError: no space.
         """
         document = self._folder / layout.SEALS / layout.GROUP
-        if not document.exists():
+        with self._creating:
             try:
-                document.parent.mkdir(exist_ok=True)
-                layout.write_atomic(document, layout.seals_document(self.count))
+                if not document.exists():
+                    document.parent.mkdir(exist_ok=True)
+                    layout.write_atomic(document, layout.seals_document(self.count))
             except OSError as error:
                 raise StorageError(f"cannot write {document} ({error.strerror}): free some space and go on") from error
         self._files.reserve(chunk // layout.SEALS_A_FILE, durable=durable)
