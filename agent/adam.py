@@ -25,18 +25,30 @@ class FusedAdam:
         self._steps = [self._step] * len(self.parameters)
 
     @torch.no_grad()
-    def minimize(self, loss: Tensor, learning_rate: float) -> None:
+    def minimize(self, loss: Tensor, learning_rate: Tensor) -> None:
         """One step down the gradient of `loss` with respect to the parameters."""
         self.step(torch.autograd.grad(loss, self.parameters), learning_rate)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        """One step along gradients given in the parameters' order."""
-        self._step += 1
+    def step(self, gradients: Sequence[Tensor], learning_rate: Tensor) -> None:
+        """One step along gradients given in the parameters' order; `learning_rate` is a scalar tensor."""
+        self._step.add_(1)
+        if torch.compiler.is_compiling():
+            self._elementwise(gradients, learning_rate)
+            return
         torch._fused_adam_(
             self.parameters, list(gradients), self._mean, self._mean_square, [], self._steps,
             lr=learning_rate, beta1=BETA_1, beta2=BETA_2, weight_decay=0.0, eps=EPSILON, amsgrad=False, maximize=False,
         )  # fmt: skip
+
+    def _elementwise(self, gradients: Sequence[Tensor], learning_rate: Tensor) -> None:
+        """The same arithmetic in operations that a compiler can fuse; the fused kernel is opaque to it."""
+        step_size = learning_rate / (1.0 - torch.pow(BETA_1, self._step))
+        root_correction = torch.rsqrt(1.0 - torch.pow(BETA_2, self._step))
+        for p, g, m, v in zip(self.parameters, gradients, self._mean, self._mean_square, strict=True):
+            m.lerp_(g, 1.0 - BETA_1)
+            v.mul_(BETA_2).addcmul_(g, g, value=1.0 - BETA_2)
+            p.sub_(step_size * m / (v.sqrt() * root_correction + EPSILON))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The moments by parameter index, and the step count; tensors that later steps change in place."""

@@ -86,6 +86,10 @@ class TrainConfig:
     """Added to every (scaled) reward; −1 turns a goal reward of 1 into a cost per step, as published for AntMaze."""
     threads: int = 1
     """Threads of the learner; one is fastest at these sizes."""
+    executor: Literal["auto", "eager", "compiled"] = "auto"
+    """What runs the updates: as written, compiled as one graph, or whichever is measured to end the run sooner."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of the matrix products between hidden layers; bf16 is faster, weights and all else stay float32."""
     log_every: int = 500
     """Updates between lines in metrics.jsonl."""
     algorithm: IQLConfig = field(default_factory=IQLConfig)

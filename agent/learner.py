@@ -27,6 +27,7 @@ from agent.config import TrainConfig
 from agent.data_checks import oddities
 from agent.divergence import check_bounds, check_finite
 from agent.errors import RunError
+from agent.execution import Execution
 from agent.feeding import Feed, Sampler, batches_ahead
 from agent.finetune import finetune
 from agent.policy_contract import make_contract
@@ -62,7 +63,9 @@ class Learner:
             action_size=spec.action_size,
             offline_steps=config.pretrain_steps,
             generator=torch.Generator().manual_seed(seed_of(config.seed, SEED_NETWORKS)),
+            precision=config.precision,
         )
+        self.execution = Execution(run, board, self.algorithm, config)
         self.offline = UniformSampler(
             self.store.reader(), config.algorithm.batch_size, rng=generator_of(config.seed, SEED_OFFLINE)
         )
@@ -99,6 +102,7 @@ class Learner:
                 largest_reward=self.prepare.largest_reward,
             ):  # fmt: skip
                 self.log.event(kind, message)
+        self.execution.choose(to_come=config.pretrain_steps + self.last_online_update() - self.algorithm.updates)
         if self.algorithm.updates < config.pretrain_steps:
             board[Slot.PHASE] = Phase.PRETRAIN
             with self.feeding(self.offline) as feed:
@@ -205,6 +209,7 @@ class Learner:
             self.check(result)
             assert self.feed is not None
             context = {"checkpoint_block_ms": self._blocked_ms} if self._blocked_ms else {}
+            self.execution.watch_precision(result)
             self.log.training(
                 result, phase=phase, updates=updates, online_steps=self.board.online_steps(),
                 policy_version=self.board[Slot.POLICY_VERSION],
@@ -278,6 +283,7 @@ class Learner:
                 "policy_version": self.publisher.version if self.publisher else self._saved_version,
                 "layout_fingerprint": self.store.spec.layout_fingerprint,
                 "versions": library_versions(),
+                "execution": self.execution.state_dict(),
             },
             # What the checkpoint has seen must outlive it, so the store is made durable before the checkpoint is.
             first=lambda: {"watermark": Store.open(self.run.replay).sync()},
@@ -306,6 +312,7 @@ class Learner:
         self._saved_version = int(state["policy_version"])
         if self._online_state is not None:
             self.limiter.load_state_dict(state["limiter"])
+        self.execution.resume(state.get("execution"))
         self.run.event("resumed", f"resumed from checkpoint {saved.name}", updates=self.algorithm.updates)
         return True
 

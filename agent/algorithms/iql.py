@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,14 +20,17 @@ from agent import losses
 from agent.adam import FusedAdam
 from agent.algorithms.iql_config import IQLConfig
 from agent.errors import CheckpointError
+from agent.executors.eager import Executor, eager
 from agent.networks import MLP, EnsembleCritic, GaussianActor
+from agent.networks.products import AFFINE
 from agent.transitions import Transitions
 
 
 class IQL:
     """Networks, optimisers and the update. Holds all of an IQL learner's state.
 
-    `generator` initialises the networks and draws dropout masks; its state is part of `state_dict`.
+    `generator` initialises the networks and draws dropout masks; its state is part of `state_dict`. `precision` is that
+    of the hidden layers' matrix products; everything else is float32. `executor` runs `step`.
     """
 
     name = "iql"
@@ -40,10 +43,12 @@ class IQL:
         action_size: int,
         offline_steps: int,
         generator: torch.Generator,
+        precision: Literal["float32", "bf16"] = "float32",
         device: torch.device | None = None,
     ) -> None:
         device = device or torch.device("cpu")
-        self.config = config
+        self.config, self.precision = config, precision
+        self.observation_size, self.action_size = observation_size, action_size
         self.offline_steps = offline_steps
         self.updates = 0
         self.generator = generator
@@ -58,6 +63,10 @@ class IQL:
             "critic": FusedAdam(list(self.critic.parameters())),
             "actor": FusedAdam(list(self.actor.parameters())),
         }
+        self._rate = torch.tensor(config.learning_rate, device=device)
+        self._actor_rate = torch.tensor(config.learning_rate, device=device)
+        self.affine = AFFINE[precision]
+        self.executor: Executor = eager
         self._critic_params: list[Tensor] = list(self.critic.parameters())
         self._target_params: list[Tensor] = list(self.target_critic.parameters())
         self.actor.train()
@@ -82,41 +91,61 @@ class IQL:
         return self.config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * self.updates / self.offline_steps))
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
-        """One gradient step on all networks; returns scalar tensors (detached) for the log."""
-        c = self.config
-        with torch.no_grad():
-            q_hat_B = self.target_critic(batch.observation, batch.action).amin(dim=0)
-
-        v_B = self.value(batch.observation).squeeze(-1)
-        value_loss = losses.expectile_loss(q_hat_B - v_B, c.expectile)
-        self.optimizers["value"].minimize(value_loss, c.learning_rate)
-
-        with torch.no_grad():
-            both = self.value(torch.cat([batch.observation, batch.next_observation])).squeeze(-1)
-            new_v_B, next_v_B = both.chunk(2)
-            advantage_B = q_hat_B - new_v_B
-            weights_B = losses.advantage_weights(advantage_B, c.beta, c.weight_clip)
-            target_B = losses.td_target(batch.reward, batch.discount, next_v_B)
-        q_NB = self.critic(batch.observation, batch.action)
-        critic_loss = losses.td_loss(q_NB, target_B)
-        mean_BA = torch.tanh(self.actor(batch.observation))
-        log_prob_B = losses.gaussian_log_prob(mean_BA, self.actor.clamped_log_std(), batch.action)
-        actor_loss = losses.weighted_regression_loss(weights_B, log_prob_B)
-        self.optimizers["critic"].minimize(critic_loss, c.learning_rate)
-        self.optimizers["actor"].minimize(actor_loss, self.actor_learning_rate())
-
-        with torch.no_grad():
-            torch._foreach_lerp_(self._target_params, self._critic_params, c.target_rate)
+        """One gradient step on all networks; returns detached tensors for the log, reused by the following call."""
+        self.actor.trunk.draw_masks(len(batch.reward))
+        self._actor_rate.fill_(self.actor_learning_rate())
+        result = self.executor(self, batch)
         self.updates += 1
+        return result
+
+    def step(self, batch: Transitions) -> dict[str, Tensor]:
+        """The update as tensor operations alone, in place on parameters, moments and targets.
+
+        The one definition that all executors run: no Python number of the learner changes here, no random one is drawn.
+        """
+        with torch.no_grad():
+            q_hat_B = self.target_critic(batch.observation, batch.action, self.affine).amin(dim=0)
+        td = self._learn_values(batch, q_hat_B)
+        return {**td, **self._extract_policy(batch, td["advantage"])}
+
+    def _learn_values(self, batch: Transitions, q_hat_B: Tensor) -> dict[str, Tensor]:
+        c = self.config
+        v_B = self.value(batch.observation, self.affine).squeeze(-1)
+        value_loss = losses.expectile_loss(q_hat_B - v_B, c.expectile)
+        self.optimizers["value"].minimize(value_loss, self._rate)
+
+        with torch.no_grad():
+            both = self.value(torch.cat([batch.observation, batch.next_observation]), self.affine).squeeze(-1)
+            new_v_B, next_v_B = both.chunk(2)
+            target_B = losses.td_target(batch.reward, batch.discount, next_v_B)
+        q_NB = self.critic(batch.observation, batch.action, self.affine)
+        critic_loss = losses.td_loss(q_NB, target_B)
+        self.optimizers["critic"].minimize(critic_loss, self._rate)
+        with torch.no_grad():
+            self._move_targets()
         return {
             "value_loss": value_loss.detach(),
             "critic_loss": critic_loss.detach(),
-            "actor_loss": actor_loss.detach(),
             "q": q_NB.detach(),
             "v": new_v_B,
-            "advantage": advantage_B,
-            "weight": weights_B,
+            "advantage": q_hat_B - new_v_B,
         }
+
+    def _extract_policy(self, batch: Transitions, advantage_B: Tensor) -> dict[str, Tensor]:
+        c = self.config
+        weights_B = losses.advantage_weights(advantage_B, c.beta, c.weight_clip)
+        mean_BA = torch.tanh(self.actor(batch.observation, self.affine))
+        log_prob_B = losses.gaussian_log_prob(mean_BA, self.actor.clamped_log_std(), batch.action)
+        actor_loss = losses.weighted_regression_loss(weights_B, log_prob_B)
+        self.optimizers["actor"].minimize(actor_loss, self._actor_rate)
+        return {"actor_loss": actor_loss.detach(), "weight": weights_B}
+
+    def _move_targets(self) -> None:
+        if torch.compiler.is_compiling():
+            for target, parameter in zip(self._target_params, self._critic_params, strict=True):
+                target.lerp_(parameter, self.config.target_rate)
+        else:
+            torch._foreach_lerp_(self._target_params, self._critic_params, self.config.target_rate)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on: tensors by name and plain numbers."""

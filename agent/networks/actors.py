@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from agent.networks.products import Affine, affine_float32
 from agent.networks.trunks import MLP
 
 
@@ -32,9 +33,9 @@ class GaussianActor(nn.Module):
         self.trunk = MLP(observation_size, hidden, action_size, generator=generator, dropout=dropout)
         self.log_std = nn.Parameter(torch.zeros(action_size))
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Tensor, affine: Affine = affine_float32) -> Tensor:
         """Normalised observation [B, O] → pre-squash mean [B, A]."""
-        raw: Tensor = self.trunk(observation)
+        raw: Tensor = self.trunk(observation, affine)
         return raw
 
     def clamped_log_std(self) -> Tensor:

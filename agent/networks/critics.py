@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from agent.networks.products import Affine, affine_float32
+
 
 class EnsembleCritic(nn.Module):
     """Q_i(s, a) for i = 1..N. Weights are [N, in, out]; members never share anything but the input."""
@@ -43,14 +45,13 @@ class EnsembleCritic(nn.Module):
                 self.scales.append(nn.Parameter(torch.ones(members, 1, size)))
                 self.shifts.append(nn.Parameter(torch.zeros(members, 1, size)))
 
-    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
-        """[B, O], [B, A] → [N, B]."""
+    def forward(self, observation: Tensor, action: Tensor, affine: Affine = affine_float32) -> Tensor:
+        """[B, O], [B, A] → [N, B]. `affine` maps hidden layer to hidden layer, as in `MLP.forward`."""
         members = self.weights[0].shape[0]
         x = torch.cat([observation, action], dim=-1).expand(members, -1, -1)
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            # bmm + add is faster on CPUs than baddbmm, which copies the broadcast bias first.
-            x = torch.bmm(x, weight) + bias
+            x = (affine if 0 < index < last else affine_float32)(x, weight, bias)
             if index < last:
                 if self.layer_norm:
                     x = functional.layer_norm(x, x.shape[-1:]) * self.scales[index] + self.shifts[index]

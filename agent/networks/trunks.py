@@ -8,20 +8,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from agent.networks.products import Affine, affine_float32
+
 
 class GeneratorDropout(nn.Module):
-    """Inverted dropout whose mask comes from an explicit generator, so that a resumed run draws the same masks."""
+    """Inverted dropout by a mask that `draw` takes from an explicit generator, so that a resumed run draws the same.
+
+    Drawing is apart from applying because a compiled graph cannot hold a torch.Generator.
+    """
 
     def __init__(self, rate: float, generator: torch.Generator) -> None:
         super().__init__()
         self.rate = rate
         self.generator = generator
+        self.mask: Tensor | None = None
+
+    def draw(self, rows: int, width: int, like: Tensor) -> None:
+        """A new mask [rows, width], written into the last one's memory where its shape is the same."""
+        if self.mask is None or self.mask.shape != (rows, width):
+            self.mask = torch.empty(rows, width, dtype=like.dtype, device=like.device)
+        keep = 1.0 - self.rate
+        self.mask.bernoulli_(keep, generator=self.generator).div_(keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
+        if not self.training:
             return x
-        keep = 1.0 - self.rate
-        return x * torch.empty_like(x).bernoulli_(keep, generator=self.generator).div_(keep)
+        assert self.mask is not None, "draw a mask before each update"
+        return x * self.mask
 
     def __deepcopy__(self, memo: dict[int, object]) -> GeneratorDropout:
         # A torch.Generator cannot be copied; copies are made for export, where dropout is off.
@@ -56,9 +69,28 @@ class MLP(nn.Module):
         layers.append(orthogonal_linear(width, outputs, output_gain, generator))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.layers(x)
-        return out
+    def draw_masks(self, rows: int) -> None:
+        """Draw what dropout needs for one pass over a batch of `rows`."""
+        width, weight = 0, next(self.parameters())
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                width = layer.out_features
+            elif isinstance(layer, GeneratorDropout):
+                layer.draw(rows, width, weight)
+
+    def forward(self, x: Tensor, affine: Affine = affine_float32) -> Tensor:
+        """[B, inputs] → [B, outputs]. `affine` maps hidden layer to hidden layer; the first and last are exact.
+
+        Rounding observations or values would cost far more accuracy than these two narrow products cost time.
+        """
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            if isinstance(layer, nn.Linear):
+                apply = affine if 0 < index < last else affine_float32
+                x = apply(x, layer.weight.mT, layer.bias)
+            else:
+                x = layer(x)
+        return x
 
 
 def orthogonal_linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:

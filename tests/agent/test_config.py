@@ -35,6 +35,8 @@ UNUSUAL = TrainConfig(
     preset="antmaze",
     seed=2**40,
     pretrain_steps=1,
+    executor="eager",
+    precision="bf16",
     online_steps=10**9,
     normalize_observations=False,
     observation_clip=0.1 + 0.2,
@@ -95,7 +97,7 @@ def test_a_file_changes_only_what_it_names() -> None:
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ("expectil = 0.9", r"unknown key 'expectil' in my\.toml$"),
+        ("quantile = 0.9", r"unknown key 'quantile' in my\.toml$"),
         ("pretrain_step = 1", r"unknown key 'pretrain_step' in my\.toml; did you mean 'pretrain_steps'\?"),
         ("[algorithm]\nexpectil = 0.9", r"'algorithm\.expectil' in my\.toml; did you mean 'expectile'\?"),
         ("[onlin]\nutd = 1", r"unknown key 'onlin' in my\.toml; did you mean 'online'\?"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import torch
 
 from agent.algorithms.iql import IQL
 from agent.algorithms.iql_config import IQLConfig
+from agent.executors.eager import Executor, eager
 from agent.transitions import Transitions
 from tests.golden.iql_reference import Network, ReferenceIQL
 
@@ -90,10 +91,16 @@ def test_weights_that_reach_the_clip_are_among_those_compared() -> None:
 
 
 def disagreement(
-    config: IQLConfig, dtype: torch.dtype, *, mistake: str = ""
+    config: IQLConfig,
+    dtype: torch.dtype,
+    *,
+    mistake: str = "",
+    executor: Executor = eager,
+    precision: Literal["float32", "bf16"] = "float32",
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Relative errors after ten updates: of each network's movement, and the worst of each reported figure."""
-    ours, reference = make_pair(config, dtype, mistake=mistake)
+    ours, reference = make_pair(config, dtype, mistake=mistake, precision=precision)
+    ours.executor = executor
     start = networks_of(ours)
     rng = np.random.default_rng(1)
     reported: dict[str, float] = {}
@@ -140,7 +147,13 @@ def as_transitions(batch: Mapping[str, np.ndarray], dtype: torch.dtype) -> Trans
     )
 
 
-def make_pair(config: IQLConfig, dtype: torch.dtype, *, mistake: str = "") -> tuple[IQL, ReferenceIQL]:
+def make_pair(
+    config: IQLConfig,
+    dtype: torch.dtype,
+    *,
+    mistake: str = "",
+    precision: Literal["float32", "bf16"] = "float32",
+) -> tuple[IQL, ReferenceIQL]:
     """Ours, and a reference that starts from the very same weights."""
     ours = IQL(
         config,
@@ -148,6 +161,7 @@ def make_pair(config: IQLConfig, dtype: torch.dtype, *, mistake: str = "") -> tu
         action_size=ACTION,
         offline_steps=OFFLINE_STEPS,
         generator=torch.Generator().manual_seed(0),
+        precision=precision,
     )
     tensors = {name: t.double().numpy() for name, t in ours.state_dict()["tensors"].items()}
     assert ours.actor.log_std.dtype == dtype

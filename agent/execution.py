@@ -1,0 +1,93 @@
+"""How a run's updates are executed: chosen once at each start, saved with checkpoints, compared at a resume."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agent.algorithms.iql import IQL
+from agent.board import Board
+from agent.config import TrainConfig
+from agent.executors.choose import choose
+from agent.run_directory import RunDirectory
+
+LARGE_VALUE = 50.0
+"""|Q| from which bf16 products are worth a note: the advantage is a small difference of such values."""
+
+
+class Execution:
+    """The learner's executor, precision and threads."""
+
+    def __init__(self, run: RunDirectory, board: Board, algorithm: IQL, config: TrainConfig) -> None:
+        self._run, self._board, self._algorithm, self._config = run, board, algorithm, config
+        self._saved: Mapping[str, Any] | None = None
+        self._noted = False
+        self.name = "eager"
+
+    def resume(self, saved: Mapping[str, Any] | None) -> None:
+        """Remember how the checkpoint's updates were executed; None if it does not say."""
+        self._saved = saved
+
+    def choose(self, *, to_come: int) -> None:
+        """Give the algorithm its executor for `to_come` updates; an event says which and why.
+
+        Under `auto` a resumed run keeps the checkpoint's executor, so that it goes on bit for bit.
+        """
+        asked = self._config.executor
+        if asked == "auto" and self._saved is not None:
+            asked = self._saved["executor"]
+        with self._alive():
+            choice = choose(
+                self._algorithm, asked, updates=to_come, say=lambda message: self._run.event("not_compiled", message)
+            )
+        self._algorithm.executor, self.name = choice.executor, choice.name
+        self._run.event("executor", f"updates run {choice.name}: {choice.reason}", **self.state_dict())
+        before = self._saved or self.state_dict()
+        changed = {
+            key: f"{before.get(key)} → {now}" for key, now in self.state_dict().items() if before.get(key) != now
+        }
+        if changed:
+            self._run.event("execution_differs", f"resumed under another execution, so not bit-exactly: {changed}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a bit-exact resume depends on."""
+        return {
+            "executor": self.name,
+            "precision": self._algorithm.precision,
+            "threads": torch.get_num_threads(),
+        }
+
+    def watch_precision(self, result: Mapping[str, Tensor]) -> None:
+        """Note once where values are so large that bf16 products blur the advantage."""
+        if self._noted or self._algorithm.precision != "bf16":
+            return
+        largest = float(result["q"].abs().max())
+        if largest >= LARGE_VALUE:
+            self._noted = True
+            self._run.event(
+                "bf16_large_values",
+                f"|Q| has reached {largest:.0f} under --precision bf16, whose rounding then blurs advantages: compare "
+                "with --precision float32, or scale the rewards down",
+            )
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Heartbeats while a compiler works for longer than the supervisor waits."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(1.0):
+                self._board.beat()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

@@ -1,0 +1,79 @@
+"""The whole update (losses, gradients, optimisers, moving average) as one graph compiled by torch.compile."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from agent.executors.eager import Steppable, eager
+from agent.transitions import Transitions
+
+
+class Compiled:
+    """Compiles an algorithm's `step` at its first update; where that fails, says so once and goes on eagerly.
+
+    A failure leaves no trace in the algorithm's state: nothing runs before all is compiled. A batch of another size
+    compiles again.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._compiled: Callable[..., dict[str, Tensor]] | None = None
+        self._checked: set[int] = set()
+        self.failed = False
+        self.compile_seconds = 0.0
+
+    def __call__(self, algorithm: Steppable, batch: Transitions) -> dict[str, Tensor]:
+        """One update."""
+        if self.failed:
+            return eager(algorithm, batch)
+        if self._compiled is None:
+            self._compiled = torch.compile(_step_of(algorithm), fullgraph=True, dynamic=False)
+        tensors = (batch.observation, batch.action, batch.reward, batch.discount, batch.next_observation)
+        if len(batch.reward) in self._checked:
+            return self._compiled(*tensors)
+        return self._first(algorithm, batch, tensors)
+
+    def _first(self, algorithm: Steppable, batch: Transitions, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        assert self._compiled is not None
+        start = time.monotonic()
+        # Compilers report their own failures at length; ours is one line.
+        logging.getLogger("torch._inductor").setLevel(logging.ERROR)
+        try:
+            # Tracing torch.autograd.grad needs the flag in those versions of torch that have it.
+            with warnings.catch_warnings(), torch._dynamo.config.patch(trace_autograd_ops=True):
+                warnings.simplefilter("ignore")
+                result = self._compiled(*tensors)
+        except Exception as error:  # noqa: BLE001 - torch raises a different class for each way to fail
+            self.failed = True
+            cause = getattr(error, "inner_exception", error)
+            first = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+            self._say(f"the update cannot be compiled here ({first}); it runs eagerly: install a C++ compiler (g++)")
+            return eager(algorithm, batch)
+        self.compile_seconds += time.monotonic() - start
+        self._checked.add(len(batch.reward))
+        return result
+
+
+def _step_of(algorithm: Steppable) -> Callable[..., dict[str, Tensor]]:
+    """`step` with the batch's tensors as arguments."""
+
+    def step(
+        observation: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_observation: Tensor
+    ) -> dict[str, Tensor]:
+        return algorithm.step(
+            Transitions(
+                observation=observation,
+                action=action,
+                reward=reward,
+                discount=discount,
+                next_observation=next_observation,
+            )
+        )
+
+    return step

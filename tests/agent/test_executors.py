@@ -1,0 +1,118 @@
+"""Executors: compiled runs repeat bit for bit, a missing compiler costs one line, `auto` never keeps what is slower."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agent.executors.choose import Timing, choose, key_of, read_cache, write_cache
+from agent.executors.compiled import Compiled
+from tests.agent.learners import digest, learn, make_learner, random_transitions
+
+ROOT = Path(__file__).parents[2]
+
+
+def not_expected(message: str) -> None:
+    pytest.fail(message)
+
+
+def compiled_digest(updates: int) -> str:
+    algorithm = make_learner(dropout=0.1)
+    algorithm.executor = Compiled(not_expected)
+    learn(algorithm, np.random.default_rng(0), updates)
+    return digest(algorithm)
+
+
+def in_another_process(program: str, **environment: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, **environment},
+        capture_output=True, text=True, check=True, timeout=180,
+    ).stdout.strip()  # fmt: skip
+
+
+def test_a_thousand_compiled_updates_in_two_processes_end_with_the_same_bits() -> None:
+    program = "import tests.agent.test_executors as t; print(t.compiled_digest(1000))"
+    assert in_another_process(program, PYTHONHASHSEED="12345") == compiled_digest(1000)
+
+
+def test_without_a_compiler_the_update_runs_eagerly_after_one_line(tmp_path: Path) -> None:
+    program = """
+import numpy as np
+from agent.executors.compiled import Compiled
+from tests.agent.learners import digest, learn, make_learner
+ours, plain = make_learner(), make_learner()
+ours.executor = Compiled(print)
+for algorithm in (ours, plain):
+    learn(algorithm, np.random.default_rng(0), 5)
+print(digest(ours) == digest(plain))
+"""
+    # No compiler on the path and none compiled before: the fault itself.
+    out = in_another_process(
+        program, PATH=str(tmp_path), CXX=str(tmp_path / "no-such-compiler"),
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"),
+    )  # fmt: skip
+    lines = out.splitlines()
+    assert len(lines) == 2, out
+    assert "cannot be compiled here" in lines[0]
+    assert "runs eagerly" in lines[0]
+    assert lines[1] == "True"
+
+
+def test_choosing_changes_nothing_of_the_learner(tmp_path: Path) -> None:
+    algorithm = make_learner(dropout=0.1)
+    learn(algorithm, np.random.default_rng(0), 3)
+    before = digest(algorithm)
+    choice = choose(algorithm, "auto", updates=100_000_000, say=not_expected, cache=tmp_path / "cache.json")
+    assert digest(algorithm) == before
+    timing = read_cache(tmp_path / "cache.json")[key_of(algorithm)]
+    assert timing.compiled is not None
+    # Whatever was measured here, the choice follows it.
+    assert choice.name == ("compiled" if timing.worth_compiling(100_000_000) else "eager")
+    algorithm.executor = choice.executor
+    algorithm.update(random_transitions(np.random.default_rng(1)))
+
+
+def test_a_short_run_does_not_wait_for_a_compiler(tmp_path: Path) -> None:
+    choice = choose(make_learner(), "auto", updates=10_000, say=not_expected, cache=tmp_path / "cache.json")
+    assert choice.name == "eager"
+    assert "too few" in choice.reason
+    assert not (tmp_path / "cache.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("compiled", "updates"),
+    [(0.011, 10**9), (0.010, 10**9), (0.0099, 10**9), (0.006, 1000), (None, 10**9)],
+    ids=["slower", "as fast", "faster by noise", "too few updates", "not compilable"],
+)
+def test_auto_stays_eager_unless_compiling_ends_the_run_sooner(
+    compiled: float | None, updates: int, tmp_path: Path
+) -> None:
+    algorithm, cache = make_learner(), tmp_path / "cache.json"
+    write_cache(cache, {key_of(algorithm): Timing(eager=0.010, compiled=compiled, compile=20.0)})
+    assert choose(algorithm, "auto", updates=updates, say=not_expected, cache=cache).name == "eager"
+
+
+def test_auto_takes_cached_measurements_that_favour_compiling(tmp_path: Path) -> None:
+    algorithm, cache = make_learner(), tmp_path / "cache.json"
+    write_cache(cache, {key_of(algorithm): Timing(eager=0.010, compiled=0.006, compile=20.0)})
+    assert choose(algorithm, "auto", updates=100_000, say=not_expected, cache=cache).name == "compiled"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 3}', b'{"a": {"eager": 1}}'])
+def test_a_damaged_cache_is_an_empty_one(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "cache.json").write_bytes(content)
+    assert read_cache(tmp_path / "cache.json") == {}
+
+
+def test_measurements_hold_for_their_shapes_precision_and_threads_only() -> None:
+    keys = {key_of(make_learner()), key_of(make_learner(critics=3)), key_of(make_learner(hidden=(16, 17)))}
+    torch.set_num_threads(2)
+    keys.add(key_of(make_learner()))
+    torch.set_num_threads(1)
+    assert len(keys) == 4
