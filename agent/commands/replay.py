@@ -2,6 +2,7 @@
 
 Example:
   slipway replay info door.zarr --json
+  slipway replay verify door.zarr
   slipway replay evict runs/door/replay --keep-steps 500000
 """
 
@@ -15,10 +16,11 @@ from typing import Annotated
 
 import tyro
 
-from agent.console import results, table, write_json
+from agent.console import progress, results, table, write_json
 from agent.errors import ConfigError
 from replay.retention import Capacity, evict
 from replay.store import Store
+from replay.verify import verify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +81,83 @@ class Evict:
         return 0
 
 
-Action = Info | Evict
-ACTIONS: dict[str, type[Action]] = {"info": Info, "evict": Evict}
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Find what is damaged: documents, commits, chunk files, checksums, rows that make no sense. Changes nothing.
+
+    The exit code is 0 for a sound store and 2 where something was found.
+
+    Example:
+      slipway replay verify door.zarr
+    """
+
+    store: Annotated[Path, tyro.conf.Positional]
+    """Store to check."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Check, with progress, and print the findings."""
+        with progress() as bars:
+            bar = bars.add("verify", None)
+            record = verify(self.store, progress=lambda done, total: bar(done, total=total, note="rows"))
+        if self.json:
+            write_json(record)
+        else:
+            for finding in record["findings"]:
+                results.print(f"{finding['kind']}: {finding['message']}", markup=False)
+            outcome = "sound" if record["sound"] else f"{len(record['findings'])} findings"
+            results.print(
+                f"{self.store}: {outcome}; {record['rows']} rows in {record['streams']} streams, "
+                f"{record['unsealed_rows']} of them without a seal",
+                markup=False,
+            )
+        return 0 if record["sound"] else 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportMinari:
+    """Write a store's episodes as a Minari dataset, which comes back from ingest with the same episodes.
+
+    Example:
+      slipway replay export-minari door.zarr --dataset-id door/mine-v0 --out minari
+    """
+
+    store: Annotated[Path, tyro.conf.Positional]
+    """Store to export."""
+    dataset_id: str
+    """Minari id: [namespace/]name-vVERSION."""
+    out: Path
+    """Folder of Minari datasets to add it to."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Export, with progress."""
+        from replay.export_minari import export_minari  # loads h5py
+
+        with progress() as bars:
+            bar = bars.add("export", None)
+            store = Store.open(self.store)
+            record = export_minari(
+                store, self.dataset_id, self.out, progress=lambda done, total: bar(done, total=total, note="steps")
+            )
+        if self.json:
+            write_json(record)
+        else:
+            results.print(
+                f"{record['path']}: exported {record['steps']} steps, {record['episodes']} episodes", markup=False
+            )
+        return 0
+
+
+Action = Info | Verify | Evict | ExportMinari
+ACTIONS: dict[str, type[Action]] = {
+    "info": Info,
+    "verify": Verify,
+    "evict": Evict,
+    "export-minari": ExportMinari,
+}
 
 
 def parse(rest: Sequence[str]) -> Action:

@@ -9,7 +9,7 @@ import pytest
 
 from agent.commands.replay import ACTIONS
 from replay import Store
-from tests.integration.command import outcome, refusal, succeed
+from tests.integration.command import one_object, outcome, refusal, run, succeed
 from tests.replay import formula
 
 
@@ -36,3 +36,24 @@ def test_evict_says_what_went_and_what_stayed(store: Store, tmp_path: Path) -> N
     with store.writer("a"):
         assert "already has a writer" in refusal("replay", "evict", "s.zarr", "--keep-steps", 1, cwd=tmp_path)
     assert "--keep-steps or --keep-bytes" in refusal("replay", "evict", "s.zarr", cwd=tmp_path)
+
+
+def test_verify_exits_0_for_a_sound_store_and_2_with_findings(store: Store, tmp_path: Path) -> None:
+    assert outcome("replay", "verify", "s.zarr", cwd=tmp_path)["sound"] is True
+    file = store.path / "streams" / "a" / "rows" / "c" / "1" / "0"
+    data = bytearray(file.read_bytes())
+    data[77] ^= 1
+    file.write_bytes(data)
+    done = run("replay", "verify", "s.zarr", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "")
+    finding = one_object(done.stdout)["findings"][0]
+    assert (finding["stream"], finding["first_row"], finding["stop_row"]) == ("a", 128, 256)
+    done = run("replay", "verify", "s.zarr", cwd=tmp_path)
+    assert "rows 128 to 256 of stream 'a'" in " ".join(done.stdout.split())
+
+
+def test_export_minari_says_what_it_wrote(store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("minari")
+    said = outcome("replay", "export-minari", "s.zarr", "--dataset-id", "x/y-v0", "--out", "out", cwd=tmp_path)
+    assert said["steps"] == store.num_steps
+    assert Path(tmp_path / said["path"]).is_dir()
