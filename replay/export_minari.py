@@ -63,7 +63,7 @@ def export_minari(
     """
     if DATASET_ID.fullmatch(dataset_id) is None:
         raise ExportError(f"{dataset_id!r} is no Minari id: give one like robot/arm-v0")
-    folder = Path(out).expanduser() / dataset_id
+    folder = Path(out).expanduser().absolute() / dataset_id  # Minari joins relative paths twice
     if folder.exists() or folder.is_symlink():
         raise StoreExistsError(f"{folder} exists already: raise the version in the id, or remove the folder first")
     with warnings.catch_warnings():
