@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -25,8 +25,7 @@ from replay.errors import CorruptStoreError, StorageError, StoreExistsError
 from replay.log import Durability
 from replay.reader import StoreReader
 from replay.retention import Capacity, refuse_offline
-from replay.sampler import TransitionSampler
-from replay.sampling.selection import Uniform
+from replay.sampler import PrioritisedSampler, SequenceSampler, TransitionSampler, make_sampler
 from replay.schema import StoreSpec
 from replay.stream import StreamWriter
 
@@ -134,21 +133,80 @@ class Store:
         """A reader of all streams, present and future; `refresh` follows growth."""
         return StoreReader([self])
 
+    @overload
     def sampler(
-        self, batch_size: int, *, rng: np.random.Generator, n_step: int = 1, gamma: float | None = None
-    ) -> TransitionSampler:
-        """Uniform transitions over all streams, with a reader of its own (`sampler.reader`).
+        self,
+        batch_size: int,
+        *,
+        rng: np.random.Generator,
+        n_step: int = 1,
+        gamma: float | None = None,
+        recent: int | None = None,
+        stream_weights: Mapping[str, float] | None = None,
+        source_weights: Mapping[int, float] | None = None,
+        return_temperature: float | None = None,
+        epochs: bool = False,
+    ) -> TransitionSampler: ...
+
+    @overload
+    def sampler(
+        self,
+        batch_size: int,
+        *,
+        rng: np.random.Generator,
+        n_step: int = 1,
+        gamma: float | None = None,
+        alpha: float,
+        beta: float = 0.4,
+        beta_steps: int | None = None,
+    ) -> PrioritisedSampler: ...
+
+    @overload
+    def sampler(
+        self,
+        batch_size: int,
+        *,
+        rng: np.random.Generator,
+        length: int,
+        burn_in: int = 0,
+        recent: int | None = None,
+        stream_weights: Mapping[str, float] | None = None,
+        source_weights: Mapping[int, float] | None = None,
+        return_temperature: float | None = None,
+        epochs: bool = False,
+    ) -> SequenceSampler: ...
+
+    def sampler(
+        self, batch_size: int, *, rng: np.random.Generator, **options: Any
+    ) -> TransitionSampler | SequenceSampler:
+        """Batches of transitions or sequences over all streams, with a reader of its own (`sampler.reader`).
+
+        Without options: transitions of one step, uniformly, with replacement. What a batch has:
 
         Args:
-            batch_size: transitions in a batch.
+            batch_size: transitions or sequences in a batch.
             rng: the generator of all draws.
             n_step: steps that a transition spans, fewer at the end of its episode.
             gamma: discount of a step, given where `n_step` is more than 1; fills `batch.discounts`.
+            length: sequences of this many learned steps instead of transitions.
+            burn_in: steps before each sequence that only warm up a recurrent state.
+
+        Which rows are drawn; one of:
+
+        Args:
+            recent: only the last rows of each stream, this many; also together with weights.
+            stream_weights: shares of the draws by stream name, or
+            source_weights: by the source id recorded with the rows.
+            return_temperature: steps of episodes with a higher return more often, the more the lower it is.
+            epochs: every row once an epoch, without replacement.
+            alpha: prioritised draws with this exponent; `update_priorities` is the learner's.
+            beta: with alpha, the exponent of the importance weights, going to 1 over
+            beta_steps: batches.
 
         Raises:
-            SchemaError: options that make no sense.
+            SchemaError: options that make no sense, alone or together.
         """
-        return TransitionSampler(self.reader(), batch_size, Uniform(rng), rng=rng, n_step=n_step, gamma=gamma)
+        return make_sampler(self.reader(), batch_size, rng=rng, **options)
 
     def episodes(self) -> Iterator[Episode]:
         """Every episode with at least one sampleable step, stream after stream."""

@@ -5,28 +5,22 @@ B batch, K batches a block, W row width. A packed batch is float32 [B, 2W]: each
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.errors import EmptyReplayError, SchemaError
+from replay.errors import SchemaError
 from replay.reader import RowIndex, StoreReader
+from replay.sampling.base import Sampler
 from replay.sampling.batch import Batch, Reused, check_block
-from replay.sampling.selection import Selection, Uniform, sampleable
-from replay.sampling.state import check_keys, check_same, generator_state, load_generator
+from replay.sampling.priorities import Prioritised
+from replay.sampling.selection import Selection, Uniform
 from replay.sampling.windows import gather
 
-ROUNDS_BEFORE_COUNTING = 16
 
-
-class TransitionSampler:
+class TransitionSampler(Sampler):
     """Transitions of a reader, drawn by a selection.
-
-    A candidate is a row with a committed successor; where it is not a step, or its successor begins another episode,
-    the place is drawn again. Batches are a function of the saved state and the reader's heads alone. The sampler never
-    refreshes the reader: its owner does, between batches.
 
     Over n steps (Sutton and Barto 2018, section 7.1) the reward is sum over k < m of gamma^k r_k, the discount gamma^m
     and the next observation that of m steps on, where m = n, or less where the episode or the committed rows end
@@ -48,27 +42,19 @@ class TransitionSampler:
         Raises:
             SchemaError: sizes or a gamma that make no sense.
         """
-        if batch_size < 1:
-            raise SchemaError(f"batch_size is {batch_size}: it must be at least 1")
+        super().__init__(reader, batch_size, selection, rng=rng)
         if n_step < 1:
             raise SchemaError(f"n_step is {n_step}: it must be at least 1")
         if gamma is None and n_step > 1:
             raise SchemaError(f"n_step is {n_step} without a gamma: rewards of several steps need a discount")
         if gamma is not None and not 0.0 <= gamma <= 1.0:
             raise SchemaError(f"gamma is {gamma}: it must lie in [0, 1]")
-        self.reader = reader
-        self.spec = reader.spec
-        self.batch_size = batch_size
-        self.selection = selection
         self.n_step = n_step
         self.gamma = gamma
-        self.prioritised = False
-        self._rng = rng
+        self.prioritised = isinstance(selection, Prioritised)
         self._batch = Reused(self._around)
         self._block = Reused(self._around_block)
         self._pairs = np.empty(2 * batch_size, np.int64)
-        self._heads = dict(reader.heads)
-        self._counted: RowIndex | None = None
 
     def _around(self, packed: NDArray[np.float32]) -> Batch:
         return Batch.around(packed, self.spec, discounts=self.gamma is not None, priorities=self.prioritised)
@@ -115,14 +101,14 @@ class TransitionSampler:
 
     def fill(self, batch: Batch) -> None:
         """Draw into a batch that this sampler, or the mixture it is part of, made."""
-        index = self.reader.index
-        if index.size == 0:
-            raise self._empty()
+        index = self._index()
         candidates = self.selection.draw(index, len(batch))
         if self.gamma is None:
             self._fill_steps(batch, index, candidates)
         else:
             self._fill_n_steps(batch, index, candidates)
+        if isinstance(self.selection, Prioritised):
+            self.selection.annotate(batch)
         self._heads = index.heads
 
     def _fill_steps(self, batch: Batch, index: RowIndex, candidates: NDArray[np.int64]) -> None:
@@ -143,10 +129,13 @@ class TransitionSampler:
     def _fill_n_steps(self, batch: Batch, index: RowIndex, candidates: NDArray[np.int64]) -> None:
         assert self.gamma is not None and batch.discounts is not None
         n, width, at = self.n_step, self.spec.row_width, self.spec.offsets
-        rows, mask = gather(self.reader, index, candidates, 0, n)
+        rows = np.empty((len(batch), n + 1, width), np.float32)
+        mask = gather(self.reader, index, candidates, 0, n, rows)
         if not mask[:, 0].all():
             places = np.flatnonzero(~mask[:, 0])
-            rows[places], mask[places] = gather(self.reader, index, self._draw_again(index, candidates[places]), 0, n)
+            again = np.empty((len(places), n + 1, width), np.float32)
+            mask[places] = gather(self.reader, index, self._draw_again(index, candidates[places]), 0, n, again)
+            rows[places] = again
         taken = mask.sum(axis=1)
         lines = np.arange(len(batch))
         packed = batch.packed
@@ -158,46 +147,35 @@ class TransitionSampler:
             packed[:, at[flag]] = rows[lines, taken - 1, at[flag]]
         np.multiply(powers[taken], 1.0 - packed[:, at["terminated"]], out=batch.discounts, casting="same_kind")
 
-    def _draw_again(self, index: RowIndex, rejected: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Candidates that are steps, in the place of those that are not."""
-        candidates, places, rounds = rejected.copy(), np.arange(len(rejected)), 0
-        while len(places):
-            rounds += 1
-            if rounds == ROUNDS_BEFORE_COUNTING and self._counted is not index:
-                if self.reader.count_sampleable() == 0:
-                    raise self._empty()
-                self._counted = index
-            candidates[places] = drawn = self.selection.redraw(index, candidates[places])
-            places = places[~sampleable(self.reader, index, drawn)]
-        return candidates
 
-    def _empty(self) -> EmptyReplayError:
-        return EmptyReplayError(
-            f"nothing to sample among {self.reader.num_rows} rows of {self.reader.description}: a step can be sampled "
-            "once the step after it, or its episode's final observation, is committed; add data and refresh the reader"
-        )
+class PrioritisedSampler(TransitionSampler):
+    """Transitions drawn by priorities that the learner gives back."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state of generator and selection, and the heads of the last draw, JSON-able."""
-        return {
-            "generator": generator_state(self._rng),
-            "heads": dict(self._heads),
-            "kind": type(self.selection).__name__,
-            "selection": self.selection.state_dict(),
-        }
+    selection: Prioritised
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where the state was taken: pins the reader to the saved heads until its next refresh.
+    def update_priorities(self, rows: NDArray[np.int64], priorities: NDArray[np.floating[Any]]) -> None:
+        """Give drawn rows new priorities, e.g. absolute TD errors.
+
+        Args:
+            rows: int64 [n], `batch.rows`; -1 is passed over. Of rows that occur twice the last priority stays.
+            priorities: [n], finite, at least 0.
 
         Raises:
-            SamplerStateError: another kind of generator or selection, or heads ahead of the store.
+            SchemaError: shapes differ, a row is none of this sampler's, or a priority is negative or not finite.
         """
-        check_keys(state, ("generator", "heads", "kind", "selection"), "a sampler")
-        check_same(state["kind"], type(self.selection).__name__, "the selection")
-        self.reader.refresh(state["heads"])
-        load_generator(self._rng, state["generator"])
-        self.selection.load_state_dict(state["selection"])
-        self._heads = dict(state["heads"])
+        self.selection.update(rows, priorities)
+
+    def priorities(self) -> NDArray[np.float64]:
+        """The state that `state_dict` leaves out, to be saved beside it: an array of 8 bytes a row."""
+        return self.selection.priorities()
+
+    def load_priorities(self, priorities: NDArray[np.float64]) -> None:
+        """Go on with saved priorities, after `load_state_dict`; without this every row has the highest.
+
+        Raises:
+            SamplerStateError: they do not belong to the loaded state.
+        """
+        self.selection.load_priorities(priorities)
 
 
 class UniformSampler(TransitionSampler):

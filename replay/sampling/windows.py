@@ -9,15 +9,23 @@ from replay.reader import RowIndex, StoreReader
 
 
 def gather(
-    reader: StoreReader, index: RowIndex, candidates: NDArray[np.int64], before: int, after: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Rows around candidates [n], from `before` steps earlier to `after` steps on, T = before + after, after >= 1.
+    reader: StoreReader,
+    index: RowIndex,
+    candidates: NDArray[np.int64],
+    before: int,
+    after: int,
+    rows: NDArray[np.float32],
+) -> NDArray[np.bool_]:
+    """Gather the rows around candidates [n], from `before` steps earlier to `after` steps on, after >= 1.
 
-    Rows that the stream does not have are copies of its nearest one, and masked out.
+    Rows that the stream does not have become copies of its nearest one, and are masked out.
+
+    Args:
+        rows: [n, before + after + 1, W], C-contiguous, filled.
 
     Returns:
-        rows [n, T + 1, W], and mask [n, T]: which are steps of the candidate's episode with a committed successor,
-        without a gap. Where the candidate itself cannot be sampled its whole line is False.
+        mask [n, before + after]: which rows are steps of the candidate's episode with a committed successor, without
+        a gap. Where the candidate itself cannot be sampled its whole line is False.
     """
     spans = list(index.spans.values())
     starts = np.array([span.start for span in spans], np.int64)
@@ -32,10 +40,9 @@ def gather(
     physical = np.concatenate([pairs[..., 0], pairs[:, -1:, 1]], axis=1)
     # A stream's newest row is no candidate, only the successor of the last one.
     np.copyto(physical[:, 1:-1], pairs[:, :-1, 1], where=wanted[:, 1:] > high)
-    rows = np.empty((*physical.shape, reader.spec.row_width), np.float32)
     reader.take(physical.ravel(), rows.reshape(-1, reader.spec.row_width))
     valid, first = reader.spec.offsets["valid"], reader.spec.offsets["first"]
     steps = (rows[:, :-1, valid] > 0) & (rows[:, 1:, first] == 0) & (numbers == wanted)
     forward = np.logical_and.accumulate(steps[:, before:], axis=1)
     backward = np.logical_and.accumulate(steps[:, :before][:, ::-1], axis=1)[:, ::-1] & forward[:, :1]
-    return rows, np.concatenate([backward, forward], axis=1)
+    return np.concatenate([backward, forward], axis=1)
