@@ -54,7 +54,7 @@ def claim(store: Path, name: str, spec: StoreSpec, chunk_rows: int) -> int:
             f"{path} is missing: restore it from a copy, or move the stream's folder out of the store"
         ) from None
     try:
-        _flock(fd, folder)
+        lock(fd, folder)
     except BaseException:
         os.close(fd)
         raise
@@ -67,7 +67,7 @@ def _create(staging: Path, spec: StoreSpec, chunk_rows: int) -> int:
     file.parent.mkdir(parents=True)
     fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        _flock(fd, staging)
+        lock(fd, staging)
         os.posix_fallocate(fd, 0, commit.COMMIT_BYTES)
         os.pwrite(fd, commit.encode((0,) * 14), 0)
         os.fsync(fd)
@@ -87,7 +87,8 @@ def _create(staging: Path, spec: StoreSpec, chunk_rows: int) -> int:
     return fd
 
 
-def _flock(fd: int, folder: Path) -> None:
+def lock(fd: int, folder: Path) -> None:
+    """Lock an open commit file, or raise WriterLockedError."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -124,7 +125,7 @@ def recover(fd: int, folder: Path, rows: ChunkFiles, meta: ChunkFiles, spec: Sto
             )
             return replace(kept, sequence=latest.sequence, epoch=latest.epoch)
     head = max(slot.block_start for slot in slots)
-    return _recounted(replace(latest, head=head), rows, spec, chunk_rows)
+    return recounted(replace(latest, head=head), rows, spec, chunk_rows)
 
 
 def block_crc(slot: commit.Slot, rows: ChunkFiles, meta: ChunkFiles, spec: StoreSpec, chunk_rows: int) -> int:
@@ -141,7 +142,7 @@ def block_crc(slot: commit.Slot, rows: ChunkFiles, meta: ChunkFiles, spec: Store
     return crcs[0] | crcs[1] << 32
 
 
-def _recounted(slot: commit.Slot, rows: ChunkFiles, spec: StoreSpec, chunk_rows: int) -> commit.Slot:
+def recounted(slot: commit.Slot, rows: ChunkFiles, spec: StoreSpec, chunk_rows: int) -> commit.Slot:
     """The slot with its counters rebuilt from the flags of rows [tail, head)."""
     valid, first = read_flags(rows, slot.tail, slot.head, spec, chunk_rows)
     return replace(

@@ -18,6 +18,7 @@ import tyro
 
 from agent.console import progress, results, table, write_json
 from agent.errors import ConfigError
+from replay.repair import repair
 from replay.retention import Capacity, evict
 from replay.store import Store
 from replay.verify import verify
@@ -151,10 +152,43 @@ class ExportMinari:
         return 0
 
 
-Action = Info | Verify | Evict | ExportMinari
+@dataclass(frozen=True, kw_only=True)
+class Repair:
+    """Make a damaged store usable; what is replaced moves to STORE/damaged-TIME, never away. Refused beside a writer.
+
+    Example:
+      slipway replay repair door.zarr
+      slipway replay repair lost-spec.zarr --like other.zarr
+    """
+
+    store: Annotated[Path, tyro.conf.Positional]
+    """Store to repair."""
+    like: Path | None = None
+    """Store of the same spec, where the store's own zarr.json is lost."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Repair, and print what was done and lost."""
+        with progress() as bars:
+            bars.add("repair", None)
+            record = repair(self.store, like=self.like)
+        if self.json:
+            write_json(record)
+        else:
+            for action in record["actions"]:
+                results.print(action, markup=False)
+            kept = f"; evidence in {record['evidence']}" if record["evidence"] else ""
+            outcome = "sound" if record["sound"] else "still damaged, see `slipway replay verify`"
+            results.print(f"{self.store}: {outcome}; {record['lost_rows']} rows lost{kept}", markup=False)
+        return 0 if record["sound"] else 2
+
+
+Action = Info | Verify | Repair | Evict | ExportMinari
 ACTIONS: dict[str, type[Action]] = {
     "info": Info,
     "verify": Verify,
+    "repair": Repair,
     "evict": Evict,
     "export-minari": ExportMinari,
 }

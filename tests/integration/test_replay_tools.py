@@ -57,3 +57,11 @@ def test_export_minari_says_what_it_wrote(store: Store, tmp_path: Path) -> None:
     said = outcome("replay", "export-minari", "s.zarr", "--dataset-id", "x/y-v0", "--out", "out", cwd=tmp_path)
     assert said["steps"] == store.num_steps
     assert Path(tmp_path / said["path"]).is_dir()
+
+
+def test_repair_says_what_it_did_and_where_the_evidence_is(store: Store, tmp_path: Path) -> None:
+    (store.path / "streams" / "a" / "rows" / "zarr.json").write_text("{")
+    said = outcome("replay", "repair", "s.zarr", cwd=tmp_path)
+    assert (said["sound"], said["lost_rows"], len(said["actions"])) == (True, 0, 1)
+    assert (tmp_path / said["evidence"] / "streams" / "a" / "rows" / "zarr.json").read_text() == "{"
+    assert "sound; 0 rows lost" in succeed("replay", "repair", "s.zarr", cwd=tmp_path)
