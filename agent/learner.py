@@ -85,7 +85,7 @@ class Learner:
         self.writer = CheckpointWriter(run.checkpoints, keep=config.checkpoint.keep)
         self.feed: Feed | None = None
         self._result: dict[str, Tensor] = {}
-        self._blocked_ms = 0.0
+        self.blocked_ms = 0.0
 
     def online_updates(self) -> int:
         """Gradient steps since the switch."""
@@ -208,7 +208,7 @@ class Learner:
         if updates % self.config.log_every == 0:
             self.check(result)
             assert self.feed is not None
-            context = {"checkpoint_block_ms": self._blocked_ms} if self._blocked_ms else {}
+            context = {"checkpoint_block_ms": self.blocked_ms} if self.blocked_ms else {}
             self.execution.watch_precision(result)
             self.log.training(
                 result, phase=phase, updates=updates, online_steps=self.board.online_steps(),
@@ -216,7 +216,7 @@ class Learner:
                 wait_seconds=self.board[Slot.LEARNER_WAIT_NS] / 1e9,
                 data_wait_fraction=self.feed.wait_fraction(), **context,
             )  # fmt: skip
-            self._blocked_ms = 0.0
+            self.blocked_ms = 0.0
             if failure := self.writer.failure():
                 self.log.event("checkpoint_failed", f"{failure}; training goes on, the next checkpoint is the next try")
         if updates % self.config.checkpoint.every_updates == 0:
@@ -288,7 +288,7 @@ class Learner:
             # What the checkpoint has seen must outlive it, so the store is made durable before the checkpoint is.
             first=lambda: {"watermark": Store.open(self.run.replay).sync()},
         )
-        self._blocked_ms = max(self._blocked_ms, 1e3 * (time.perf_counter() - started))
+        self.blocked_ms = max(self.blocked_ms, 1e3 * (time.perf_counter() - started))
         if wait and (failure := self.writer.wait()):
             raise RunError(f"{failure}; the same command then resumes from the checkpoint before")
 
@@ -333,6 +333,7 @@ def run_learner(run: RunDirectory) -> None:
     learner = Learner(run, config, board, stopping)
     try:
         learner.restore()
+        learner.log.open()
         learner.train()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

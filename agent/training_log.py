@@ -36,9 +36,9 @@ class TrainingLog:
         rounded = {name: float(f"{value:.7g}") for name, value in values.items()}
         try:
             self._run.metric("train", phase=phase, updates=updates, **rounded)
-            writer = self._tensorboard()
+            self.open()
             for name, value in values.items():
-                writer.add_scalar(f"train/{name}", value, updates)
+                self._writer.add_scalar(f"train/{name}", value, updates)
         except OSError:
             self._lost += 1
             self._writer = None  # its thread has ended with the error; the next line opens another file
@@ -61,12 +61,12 @@ class TrainingLog:
         except OSError:
             return
 
-    def _tensorboard(self) -> Any:
+    def open(self) -> None:
+        """Open TensorBoard's file now: importing it takes seconds, which the first line would take from training."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self._run.tensorboard))
-        return self._writer
 
     def close(self) -> None:
         """Flush what is buffered."""
