@@ -44,11 +44,12 @@ class Uniform:
 
     def draw(self, index: RowIndex, count: int) -> NDArray[np.int64]:
         """Candidates [count]."""
-        return self._rng.integers(0, index.size, count)
+        # Half the time of rng.integers; a candidate's share is off by less than index.size / 2^53 of itself.
+        return (self._rng.random(count) * index.size).astype(np.int64)
 
     def redraw(self, index: RowIndex, rejected: NDArray[np.int64]) -> NDArray[np.int64]:
         """Candidates [len(rejected)]."""
-        return self._rng.integers(0, index.size, len(rejected))
+        return self.draw(index, len(rejected))
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing beside the generator."""

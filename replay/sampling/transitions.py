@@ -119,12 +119,23 @@ class TransitionSampler(Sampler):
         index.pairs(candidates, pairs)
         self.reader.take(pairs, packed.reshape(-1, width))
         good = packed[:, valid] > packed[:, first]
-        if not good.all():
+        if np.count_nonzero(good) != len(good):  # a fraction of good.all()'s time
             places = np.flatnonzero(~good)
-            index.pairs(self._draw_again(index, candidates[places]), again := np.empty(2 * len(places), np.int64))
-            drawn = np.empty((len(places), 2 * width), np.float32)
-            self.reader.take(again, drawn.reshape(-1, width))
+            # Once in place, with the rows that are read anyway: with long episodes that is all there is to do.
+            again = self.selection.redraw(index, candidates[places])
+            drawn = self._gather_steps(index, again)
+            bad = drawn[:, valid] <= drawn[:, first]
+            if bad.any():
+                again[bad] = self._draw_again(index, again[bad])
+                drawn = self._gather_steps(index, again)
             packed[places] = drawn
+
+    def _gather_steps(self, index: RowIndex, candidates: NDArray[np.int64]) -> NDArray[np.float32]:
+        pairs = np.empty(2 * len(candidates), np.int64)
+        index.pairs(candidates, pairs)
+        packed = np.empty((len(candidates), 2 * self.spec.row_width), np.float32)
+        self.reader.take(pairs, packed.reshape(len(pairs), -1))
+        return packed
 
     def _fill_n_steps(self, batch: Batch, index: RowIndex, candidates: NDArray[np.int64]) -> None:
         assert self.gamma is not None and batch.discounts is not None
