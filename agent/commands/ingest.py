@@ -1,10 +1,12 @@
 """Read logged data into a replay store: whole or not at all.
 
-SOURCE is a Minari dataset id or folder, a D4RL-style HDF5 file, an .npz, or another Slipway store.
+SOURCE is a Minari dataset id or folder, a D4RL-style or robomimic HDF5 file, an .npz, a CSV or Parquet log, a
+LeRobot v3 folder, or another Slipway store.
 
 Example:
   slipway ingest D4RL/pen/human-v2 --out pen.zarr
   slipway ingest logs.hdf5 --env AdroitHandDoor-v1 --out door.zarr
+  slipway ingest log.csv --columns map.toml --out arm.zarr --dry-run
 """
 
 from __future__ import annotations
@@ -35,6 +37,14 @@ class Args:
     another Slipway store as recorded; none: as recorded."""
     clip_actions: bool = False
     """Clip actions into their bounds instead of refusing those outside."""
+    columns: Path | None = None
+    """Column map (TOML or JSON) of a CSV or Parquet log: which columns are observation, action, reward, episode, ..."""
+    observation_keys: str = ""
+    """Parts of the observation to take, separated by commas (robomimic, LeRobot). Empty: all that are no images."""
+    filter_key: str = ""
+    """robomimic mask, e.g. train: only its demonstrations are taken."""
+    dry_run: bool = False
+    """Say what would be taken and what refused; write nothing."""
     json: bool = False
     """Print one JSON object at the end."""
 
@@ -44,10 +54,17 @@ def run(args: Args) -> int:
     outcome = ingest_with_progress(args)
     if args.json:
         write_json(outcome)
+    elif args.dry_run:
+        taken = "all" if outcome["episodes"] is None else outcome["episodes"]
+        results.print(f"{args.source}: would take {outcome['steps']} steps, {taken} episodes ({outcome['kind']})")
+        for what, count in outcome["mended"].items():
+            results.print(f"mended: {count} {what.replace('_', ' ')}")
+        for message in outcome["refused"]:
+            results.print(f"refused: {message}")
     else:
         word = "already ingested" if outcome["already"] else "ingested"
         results.print(f"{args.out}: {word} {outcome['steps']} steps, {outcome['episodes']} episodes")
-    return 0
+    return 2 if args.dry_run and outcome["refused"] else 0
 
 
 def ingest_with_progress(args: Args) -> dict[str, Any]:
@@ -60,7 +77,8 @@ def ingest_with_progress(args: Args) -> dict[str, Any]:
 
         return ingest(
             args.source, args.out, terminate_on=terminate_on(args), env=environment(args),
-            clip_actions=args.clip_actions, progress=tick,
+            clip_actions=args.clip_actions, progress=tick, columns=args.columns, filter_key=args.filter_key or None,
+            observation_keys=args.observation_keys.split(",") if args.observation_keys else None, dry_run=args.dry_run,
         )  # fmt: skip
 
 

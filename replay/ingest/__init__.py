@@ -1,18 +1,19 @@
 """Logged data into the replay store: `ingest(source, out)`.
 
 One importer a file, each with `matches(source)` and `open_source(source, options)`; `IMPORTERS` is the registry, tried
-in order. What an importer needs (minari, gymnasium, h5py) is imported when it is used.
+in order. What an importer needs (minari, gymnasium, h5py, pyarrow) is imported when it is used.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from replay.ingest import arrays, hdf5, minari, slipway
+from replay.ingest import arrays, hdf5, lerobot, minari, robomimic, slipway, tables
+from replay.ingest.dry_run import inspect
 from replay.ingest.source import (
     IngestError,
     IngestOptions,
@@ -50,7 +51,15 @@ class Importer(Protocol):
 
 
 # Folders are told apart by what they hold, so a store comes before a Minari folder; an id that is no path comes last.
-IMPORTERS: dict[str, Importer] = {"slipway": slipway, "hdf5": hdf5, "npz": arrays, "minari": minari}
+IMPORTERS: dict[str, Importer] = {
+    "slipway": slipway,
+    "robomimic": robomimic,
+    "hdf5": hdf5,
+    "npz": arrays,
+    "table": tables,
+    "lerobot": lerobot,
+    "minari": minari,
+}
 
 
 def ingest(
@@ -60,18 +69,27 @@ def ingest(
     terminate_on: str | None = None,
     env: dict[str, Any] | None = None,
     clip_actions: bool = False,
+    observation_keys: Sequence[str] | None = None,
+    filter_key: str | None = None,
+    columns: dict[str, Any] | str | Path | None = None,
+    dry_run: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, Any]:
     """Make a store from logged data: whole or not at all.
 
     Args:
-        source: a Minari dataset id or folder, a D4RL-style HDF5 file, an .npz, or another Slipway store.
+        source: a Minari dataset id or folder, a D4RL-style or robomimic HDF5 file, an .npz, a CSV or Parquet log, a
+            LeRobot v3 folder, or another Slipway store.
         out: the store to make. The same source and options on a finished store change nothing (`already`).
         terminate_on: a per-step info, e.g. "success": each episode is cut at its first non-zero value and stored as
             terminated there. Sparse rewards serve where "success" is not recorded. None: ends as recorded.
         env: spec `{"id", "kwargs", "max_episode_steps"}`, any of them, completing or replacing the recorded one.
             HDF5 and .npz record none: without it they get one term "observation" and action bounds of ±1.
         clip_actions: clip actions into their bounds instead of refusing those outside.
+        observation_keys: parts of the observation to take, in this order (robomimic, LeRobot). None: all but images.
+        filter_key: a robomimic mask, e.g. "train": only its demonstrations are taken.
+        columns: column map of a CSV or Parquet log, or the TOML or JSON file that holds it (see `tables.py`).
+        dry_run: read and check everything, write nothing; see `dry_run.inspect` for what is returned.
         progress: called with (steps done, steps in all or None) after each episode.
 
     Returns:
@@ -85,12 +103,32 @@ def ingest(
         plain_env = json.loads(json.dumps(env))
     except (TypeError, ValueError) as error:
         raise IngestError(f"environment {env} cannot be stored as JSON ({error})") from None
-    options = IngestOptions(terminate_on=terminate_on, env=plain_env, clip_actions=clip_actions)
+    if columns is not None:
+        columns = tables.check_map(columns, "columns") if isinstance(columns, dict) else tables.read_map(Path(columns))
+    options = IngestOptions(
+        terminate_on=terminate_on,
+        env=plain_env,
+        clip_actions=clip_actions,
+        observation_keys=None if observation_keys is None else tuple(observation_keys),
+        filter_key=filter_key,
+        columns=columns,
+    )
+    importer = _importer(name)
+    for option, value, kinds in (
+        ("observation_keys", observation_keys, (robomimic, lerobot)),
+        ("filter_key", filter_key, (robomimic,)),
+        ("columns", columns, (tables,)),
+    ):
+        if value is not None and importer not in kinds:
+            served = " and ".join(kind for kind, module in IMPORTERS.items() if module in kinds)
+            raise IngestError(f"{name}: {option} serves {served} sources only; leave it out")
     try:
-        opened = _importer(name).open_source(name, options)
+        opened = importer.open_source(name, options)
     except OSError as error:
         raise SourceFormatError(f"{name} cannot be read ({one_line(error)}); check its permissions") from error
     try:
+        if dry_run:
+            return inspect(opened, options, progress)
         return write_store(opened, Path(out).expanduser(), options, progress)
     finally:
         opened.close()
@@ -115,7 +153,10 @@ def _importer(name: str) -> Importer:
         if importer.matches(name):
             return importer
     path = Path(name).expanduser()
-    kinds = "a Minari dataset (folder or id namespace/name-v0), a D4RL-style .hdf5, an .npz or a Slipway store"
+    kinds = (
+        "a Minari dataset (folder or id namespace/name-v0), a D4RL-style or robomimic .hdf5, an .npz, a .csv "
+        "or .parquet, a LeRobot folder or a Slipway store"
+    )
     if path.is_dir():
         inside = minari.local_ids(path)
         if inside:

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replay.ingest.columns import FlatColumns, check_shapes, spaces_of
+from replay.ingest.ends import close_episode
 from replay.ingest.environment import merge_environment, time_limit
 from replay.ingest.source import (
     IngestOptions,
@@ -188,15 +190,13 @@ class FlatReader:
         truncated = bool(rows["timeouts"][-1]) or not (terminated or at_file_end)
         following = rows.get("next_observations")
         if following is None:
+            info = {} if self.column is None else {self.column: rows["info"]}
             # A success in the last step ends the episode for good, if the caller says so: it must not be left out.
-            if terminated or (self.terminate_on is not None and rows["info"][-1]):
-                self.notes["final_observations_repeated"] += 1
-                final = np.concatenate([observations, observations[-1:]])
-                yield self._episode(rows, slice(0, steps), final, label, terminated, truncated)
-                return
-            self.notes["last_steps_without_next_observation"] += 1
-            if steps > 1:
-                yield self._episode(rows, slice(0, steps - 1), observations, label, False, truncated)
+            kept = terminated or (self.terminate_on is not None and bool(rows["info"][-1]))
+            for episode in close_episode(
+                label, rows, terminated=kept, truncated=truncated, info=info, notes=self.notes
+            ):
+                yield replace(episode, terminated=terminated)
             return
         with np.errstate(invalid="ignore", over="ignore"):
             gap = np.abs(following[:-1] - observations[1:]) > 1e-3 * (1.0 + np.abs(observations[1:]))

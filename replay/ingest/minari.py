@@ -28,6 +28,7 @@ from replay.errors import SchemaError
 from replay.ingest.digest import folder_digest
 from replay.ingest.environment import merge_environment
 from replay.ingest.layout import action_bounds, flatten_observations, observation_terms
+from replay.ingest.network import unreachable
 from replay.ingest.source import (
     IngestOptions,
     Source,
@@ -82,6 +83,8 @@ def resolve(source: str) -> Path:
         return folder
     known = local_ids(root) if root.is_dir() else []
     try:
+        if (reason := unreachable()) is not None:
+            raise ConnectionError(reason)
         _download(source)
     except Exception as error:  # whatever the network or the client raises: it is not to be had
         near = difflib.get_close_matches(source, known, 1, 0.4)

@@ -52,6 +52,12 @@ class IngestOptions:
     """Environment spec `{"id", "kwargs", "max_episode_steps"}` that replaces or completes the recorded one."""
     clip_actions: bool = False
     """Clip actions into the bounds instead of refusing those outside."""
+    observation_keys: tuple[str, ...] | None = None
+    """Parts of the observation to take, in this order (robomimic, LeRobot); None: all that can be stored."""
+    filter_key: str | None = None
+    """Name of a robomimic mask: only its demonstrations are taken."""
+    columns: dict[str, Any] | None = None
+    """Column map of a CSV or Parquet log (see `tables.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +65,7 @@ class SourceDescription:
     """What is known of a source before its episodes are read."""
 
     kind: str
-    """Importer: "minari", "hdf5", "npz", "slipway"."""
+    """Importer: a key of `replay.ingest.IMPORTERS`."""
     name: str
     """Dataset id or file name, for provenance and messages."""
     digest: str

@@ -6,6 +6,7 @@ does. What makes two runs the same is the source's kind and digest and the optio
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -57,7 +58,7 @@ def _spec(source: Source, options: IngestOptions) -> StoreSpec:
         "kind": described.kind,
         "name": described.name,
         "digest": described.digest,
-        "options": asdict(options),
+        "options": json.loads(json.dumps(asdict(options))),
         **described.provenance,
     }
     return StoreSpec.from_terms(
@@ -116,8 +117,11 @@ def _refuse_other(out: Path, spec: StoreSpec) -> None:
         raise OutputExistsError(
             f"{out} exists and was made from other data ({found['kind']} {found['name']}); {advice}"
         )
-    if found["options"] != wanted["options"]:
-        differing = [key for key, value in wanted["options"].items() if found["options"].get(key) != value]
+    # A store of an older Slipway lacks the options that came later: it was made without them.
+    differing = [
+        key for key, value in wanted["options"].items() if (found["options"].get(key) or None) != (value or None)
+    ]
+    if differing:
         before = ", ".join(f"{key}={found['options'].get(key)!r}" for key in differing)
         raise OutputExistsError(f"{out} exists and was made from this data with other options ({before}); {advice}")
 

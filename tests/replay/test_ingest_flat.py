@@ -210,7 +210,7 @@ def test_files_of_no_kind_or_cut_short_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.hdf5"
     text.write_text("not data")
     refused(text, SourceFormatError, "is not an HDF5 file")
-    text = tmp_path / "table.csv"
+    text = tmp_path / "table.txt"
     text.write_text("1,2")
     refused(text, SourceFormatError, "of no known kind")
     for name in ("cut.hdf5", "cut.npz"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from replay.ingest import (
     SourceNotFoundError,
     SourceValueError,
     ingest,
+    network,
     recorded_environment,
 )
 from replay.store import Store
@@ -376,3 +380,32 @@ def test_a_failure_removes_the_folders_it_made(tmp_path: Path) -> None:
     refused(folder, tmp_path / "deep" / "down" / "store", SourceValueError, "rewards at step 0")
     assert not (tmp_path / "deep").exists()
     shutil.rmtree(folder)
+
+
+# Without a network
+
+
+def test_an_unknown_id_fails_in_seconds_where_no_network_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that takes no connection, and one that never answers: neither may cost the hub client's retries."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setenv("HF_ENDPOINT", f"http://{address}")
+        begun = time.monotonic()
+        refused("D4RL/door/absent-v9", tmp_path / "store", SourceNotFoundError, "no network was reached", address)
+    # Its queue of connections is full, so that one more is never answered.
+    with socket.socket() as silent, contextlib.ExitStack() as waiting:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        for _ in range(4):
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(silent.getsockname())
+        monkeypatch.setenv("HF_ENDPOINT", "http://{}:{}".format(*silent.getsockname()))
+        refused("D4RL/door/absent-v9", tmp_path / "store", SourceNotFoundError, "no network was reached")
+    assert time.monotonic() - begun < 2 * network.TIMEOUT_S

@@ -1,0 +1,66 @@
+"""What an ingest would take and what it would refuse, with nothing written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from replay.ingest.check import checked
+from replay.ingest.source import IngestOptions, Source, SourceFormatError, SourceValueError
+from replay.ingest.success import cut_at_first
+from replay.ingest.write import Progress
+
+SHOWN = 20
+
+
+def inspect(source: Source, options: IngestOptions, progress: Progress | None) -> dict[str, Any]:
+    """Read and check every episode as an ingest would, going on behind a bad one.
+
+    Returns:
+        JSON-able: kind, name, env, observation, action_low, action_high, info_columns, episodes, steps, terminated and
+        truncated that would be stored, mended, refused (the first `SHOWN` messages) and refused_episodes. One refused
+        episode makes the whole ingest fail. Episodes of another store are taken as they are, and only their steps
+        counted (`episodes` is None).
+    """
+    described = source.description
+    counts = dict.fromkeys(("episodes", "steps", "terminated", "truncated"), 0)
+    refused: list[str] = []
+    number = done = 0
+    try:
+        for recorded in source.episodes():
+            done += len(recorded.rewards)
+            if not len(recorded.rewards):
+                continue
+            try:
+                episode = checked(recorded, described, clip_actions=options.clip_actions)
+            except (SourceValueError, SourceFormatError) as error:
+                number += 1
+                if number <= SHOWN:
+                    refused.append(str(error))
+                continue
+            if options.terminate_on is not None:
+                episode, left_out = cut_at_first(episode, options.terminate_on)
+                source.notes["steps_after_success"] += left_out
+            counts["episodes"] += 1
+            counts["steps"] += len(episode.rewards)
+            counts["terminated"] += episode.terminated
+            counts["truncated"] += episode.truncated or not episode.terminated
+            if progress is not None:
+                progress(done, described.total_steps)
+    except SourceFormatError as error:
+        # The source cannot be read past this point: what follows is unknown.
+        number += 1
+        refused.append(str(error))
+    copied = source.copy is not None
+    return {
+        "kind": described.kind,
+        "name": described.name,
+        "env": described.env,
+        "observation": list(described.observation),
+        "action_low": list(described.action_low),
+        "action_high": list(described.action_high),
+        "info_columns": list(described.info),
+        **(counts if not copied else {**dict.fromkeys(counts), "steps": described.total_steps}),
+        "mended": {kind: count for kind, count in source.notes.items() if count},
+        "refused": refused,
+        "refused_episodes": number,
+    }
