@@ -16,7 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "demo": ("agent.commands.demo", "the whole loop on an embedded task, start to end"),
     "collect": ("agent.commands.collect", "make logged data with a scripted expert, at random or with a policy"),
     "ingest": ("agent.commands.ingest", "read a Minari dataset, D4RL HDF5, .npz or another store into a store"),
-    "replay": ("agent.commands.replay", "look after a store: info, verify, repair, evict, export-minari"),
+    "replay": ("agent.commands.replay", "look after a store: info, verify, repair, compact, evict, export-minari"),
     "train": ("agent.commands.train", "the long-running agent: pretrain, then fine-tune online; resumes"),
     "pretrain": ("agent.commands.pretrain", "the offline phase alone"),
     "finetune": ("agent.commands.finetune", "fine-tune a pretrained run online"),

@@ -18,10 +18,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from replay import layout
+from replay import archive, layout
 from replay.durable import make_durable
 from replay.episodes import Episode, episode_table, iterate_episodes
-from replay.errors import CorruptStoreError, StorageError, StoreExistsError
+from replay.errors import CorruptStoreError, StorageError, StoreExistsError, WriterStateError
 from replay.log import Durability
 from replay.reader import StoreReader
 from replay.retention import Capacity, refuse_offline
@@ -70,7 +70,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str) -> Store:
-        """Open an existing store; reads one small file.
+        """Open an existing store; reads one small file. An archive is unpacked into the local cache first, once.
 
         Raises:
             StoreNotFoundError: there is no store.
@@ -78,6 +78,8 @@ class Store:
             CorruptStoreError: its zarr.json is missing or damaged.
         """
         path = Path(path)
+        if archive.is_archive(path):
+            path = archive.unpack(path)
         return cls(path, *layout.read_store_document(path))
 
     def stream_names(self) -> list[str]:
@@ -112,9 +114,12 @@ class Store:
             WriterLockedError: the stream has a writer.
             RetentionError: a capacity for a store of ingested data.
             SchemaError: a capacity that makes no sense.
+            WriterStateError: the store is an unpacked archive.
             CorruptStoreError: the stream cannot be recovered.
             StorageError: the operating system refuses.
         """
+        if (self.path / archive.MARK).exists():
+            raise WriterStateError(f"{self.path} is the unpacked copy of an archive: write to a store of your own")
         if capacity_steps is not None or capacity_bytes is not None:
             refuse_offline(self)
             Capacity(steps=capacity_steps, bytes=capacity_bytes).check(self.spec, self.chunk_rows)

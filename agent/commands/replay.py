@@ -18,6 +18,7 @@ import tyro
 
 from agent.console import progress, results, table, write_json
 from agent.errors import ConfigError
+from replay.archive import compact
 from replay.repair import repair
 from replay.retention import Capacity, evict
 from replay.store import Store
@@ -184,11 +185,43 @@ class Repair:
         return 0 if record["sound"] else 2
 
 
-Action = Info | Verify | Repair | Evict | ExportMinari
+@dataclass(frozen=True, kw_only=True)
+class Compact:
+    """Write closed streams to an archive: compressed, sharded Zarr with named arrays. The store stays.
+
+    An archive is used like a store: its first use unpacks it into ~/.cache/slipway/archives.
+
+    Example:
+      slipway replay compact door.zarr --out door-archive.zarr
+    """
+
+    store: Annotated[Path, tyro.conf.Positional]
+    """Store to archive."""
+    out: Path
+    """Archive to make."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> int:
+        """Compact, with progress."""
+        with progress() as bars:
+            bar = bars.add("compact", None)
+            store = Store.open(self.store)
+            record = compact(store, self.out, progress=lambda done, total: bar(done, total=total, note="rows"))
+        if self.json:
+            write_json(record)
+        else:
+            sizes = f"{record['bytes'] / 1e6:.1f} MB instead of {record['store_bytes'] / 1e6:.1f} MB"
+            results.print(f"{self.out}: {record['rows']} rows of {record['streams']} streams, {sizes}", markup=False)
+        return 0
+
+
+Action = Info | Verify | Repair | Compact | Evict | ExportMinari
 ACTIONS: dict[str, type[Action]] = {
     "info": Info,
     "verify": Verify,
     "repair": Repair,
+    "compact": Compact,
     "evict": Evict,
     "export-minari": ExportMinari,
 }

@@ -65,3 +65,12 @@ def test_repair_says_what_it_did_and_where_the_evidence_is(store: Store, tmp_pat
     assert (said["sound"], said["lost_rows"], len(said["actions"])) == (True, 0, 1)
     assert (tmp_path / said["evidence"] / "streams" / "a" / "rows" / "zarr.json").read_text() == "{"
     assert "sound; 0 rows lost" in succeed("replay", "repair", "s.zarr", cwd=tmp_path)
+
+
+def test_an_archive_is_a_store_to_the_other_verbs(store: Store, tmp_path: Path) -> None:
+    said = outcome("replay", "compact", "s.zarr", "--out", "a.zarr", cwd=tmp_path)
+    assert (said["rows"], said["streams"]) == (store.num_rows, 1)
+    assert said["bytes"] < said["store_bytes"]
+    info = outcome("replay", "info", "a.zarr", cwd=tmp_path, extra={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    assert (info["rows"], info["steps"]) == (store.num_rows, store.num_steps)
+    assert "exists already" in refusal("replay", "compact", "s.zarr", "--out", "a.zarr", cwd=tmp_path)
