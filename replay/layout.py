@@ -122,6 +122,50 @@ def store_document(spec: StoreSpec, chunk_rows: int) -> dict[str, Any]:
     )
 
 
+def stream_documents(spec: StoreSpec, chunk_rows: int) -> dict[str, dict[str, Any]]:
+    """zarr.json of a stream's group and arrays by folder, as they are when the stream is empty."""
+    return {
+        ".": group_document({}),
+        ROWS: rows_document(spec, chunk_rows, 0),
+        META: meta_document(chunk_rows, 0),
+        COMMIT: commit_document(),
+    }
+
+
+def check_stream_document(stream: Path, spec: StoreSpec) -> None:
+    """Refuse a stream whose `rows` say that they have other columns; where they say nothing, they are believed.
+
+    Raises:
+        SchemaError: the columns differ.
+    """
+    file = stream / ROWS / GROUP
+    try:
+        columns = json.loads(file.read_bytes())["attributes"]["columns"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if columns != list(spec.columns):
+        raise SchemaError(
+            f"{file} has other columns than the store: the stream belongs to another store; move its folder out of "
+            "the store and import it with `slipway ingest`"
+        )
+
+
+def mend_stream_documents(stream: Path, spec: StoreSpec, chunk_rows: int) -> None:
+    """Write the documents of a stream anew that are missing or unreadable: only its writer may.
+
+    Raises:
+        OSError: the operating system refuses.
+    """
+    for folder, document in stream_documents(spec, chunk_rows).items():
+        file = stream / folder / GROUP
+        try:
+            whole = json.loads(file.read_bytes())["zarr_format"] == document["zarr_format"]
+        except (OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            write_atomic(file, document)
+
+
 def read_store_document(path: Path) -> tuple[StoreSpec, int]:
     """Read and check a store's zarr.json; returns (spec, rows a chunk).
 

@@ -267,6 +267,7 @@ class StoreReader:
                 key = name if len(self._stores) == 1 else f"{number}/{name}"
                 if key not in self._streams:
                     path = folder / name / layout.COMMIT_FILE
+                    layout.check_stream_document(folder / name, self.spec)
                     try:
                         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                     except OSError as error:

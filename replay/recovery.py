@@ -31,6 +31,7 @@ def claim(store: Path, name: str, spec: StoreSpec, chunk_rows: int) -> int:
     Raises:
         WriterLockedError: another writer holds it.
         CorruptStoreError: the stream has no commit file.
+        SchemaError: its rows have other columns than the store.
         OSError: the operating system refuses.
     """
     folder = store / layout.STREAMS / layout.check_stream_name(name)
@@ -55,6 +56,8 @@ def claim(store: Path, name: str, spec: StoreSpec, chunk_rows: int) -> int:
         ) from None
     try:
         lock(fd, folder)
+        layout.check_stream_document(folder, spec)
+        layout.mend_stream_documents(folder, spec, chunk_rows)
     except BaseException:
         os.close(fd)
         raise
@@ -72,14 +75,9 @@ def _create(staging: Path, spec: StoreSpec, chunk_rows: int) -> int:
         os.pwrite(fd, commit.encode((0,) * 14), 0)
         os.fsync(fd)
         layout.fsync_directory(file.parent)
-        for array, document in (
-            (layout.ROWS, layout.rows_document(spec, chunk_rows, 0)),
-            (layout.META, layout.meta_document(chunk_rows, 0)),
-            (layout.COMMIT, layout.commit_document()),
-        ):
-            (staging / array).mkdir(exist_ok=True)
-            layout.write_atomic(staging / array / layout.GROUP, document)
-        layout.write_atomic(staging / layout.GROUP, layout.group_document({}))
+        for array in (layout.ROWS, layout.META):
+            (staging / array).mkdir()
+        layout.mend_stream_documents(staging, spec, chunk_rows)
     except BaseException:
         os.close(fd)
         shutil.rmtree(staging, ignore_errors=True)

@@ -1,11 +1,17 @@
-"""kill -9 of a writer at random moments: no committed row is lost, doubled or torn, and the stream goes on."""
+"""kill -9 of a writer at random moments: no committed row is lost, doubled or torn, and the stream goes on.
+
+Two reader processes check every row all the while.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +42,41 @@ def run_and_kill(path: Path, durability: str, delay: float, *options: str) -> in
     return int(report.split(b"\n")[-2])
 
 
+@contextmanager
+def two_readers(path: Path, violations: list[str]) -> Iterator[None]:
+    """Two processes that check every row against the formula all the while, and add what they found."""
+    command = [sys.executable, "-m", "tests.replay.watch", str(path), "live"]
+    children = [subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for child in children:
+            assert child.stdout is not None and child.stdout.readline() == b"watching\n"
+        yield
+        for number, child in enumerate(children):
+            said, _ = child.communicate(timeout=60)
+            if child.returncode:
+                violations.append(f"reader {number} failed")
+                continue
+            report = json.loads(said)
+            violations += [f"reader {number}, meanwhile: {each}" for each in report["wrong"]]
+            if not report["checks"]:
+                violations.append(f"reader {number} saw nothing")
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+
+
 def kill_cycles(path: Path, cycles: int, *options: str, seed: int = 7) -> list[str]:
-    """Kill and recover `cycles` times; returns what was wrong."""
+    """Kill and recover `cycles` times beside two checking readers; returns what was wrong."""
     Store.create(path, formula.spec(), chunk_rows=formula.CHUNK_ROWS)
+    violations: list[str] = []
+    with two_readers(path, violations):
+        violations += kill_often(path, cycles, *options, seed=seed)
+    return violations
+
+
+def kill_often(path: Path, cycles: int, *options: str, seed: int) -> list[str]:
+    """Kill and recover `cycles` times; returns what was wrong."""
     rng = np.random.default_rng(seed)
     violations = []
     for cycle in range(cycles):

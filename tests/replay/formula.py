@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -76,18 +76,21 @@ def append_forever(writer: StreamWriter) -> Iterator[int]:
 
 def wrong_rows(reader: StoreReader, stream: str) -> list[int]:
     """Indices of committed rows whose content is not the formula's."""
-    offsets, wrong = reader.spec.offsets, []
-    for _, start, rows in reader.blocks(stream):
-        index = np.arange(start, start + len(rows), dtype=np.int64)
-        expected = np.stack([index, *((index * k) % 65521 for k in (7, 11, 13, 17))], axis=1)
-        good = (rows[:, :OBSERVATION] == expected).all(axis=1)
-        valid = rows[:, offsets["valid"]] > 0
-        actions = np.stack([index % 101, index % 103], axis=1)
-        stored = rows[:, OBSERVATION : OBSERVATION + ACTION]
-        good &= np.where(valid, (stored == actions).all(axis=1), ~stored.any(axis=1))
-        good &= rows[:, offsets["reward"]] == np.where(valid, index % 1000, 0)
-        wrong += index[~good].tolist()
-    return wrong
+    blocks = reader.blocks(stream)
+    return [row for _, start, rows in blocks for row in wrong_among(rows, start, reader.spec.offsets)]
+
+
+def wrong_among(rows: NDArray[np.float32], start: int, offsets: Mapping[str, int]) -> list[int]:
+    """Indices, of rows [n, W] that begin at row `start`, whose content is not the formula's."""
+    index = np.arange(start, start + len(rows), dtype=np.int64)
+    expected = np.stack([index, *((index * k) % 65521 for k in (7, 11, 13, 17))], axis=1)
+    good = (rows[:, :OBSERVATION] == expected).all(axis=1)
+    valid = rows[:, offsets["valid"]] > 0
+    actions = np.stack([index % 101, index % 103], axis=1)
+    stored = rows[:, OBSERVATION : OBSERVATION + ACTION]
+    good &= np.where(valid, (stored == actions).all(axis=1), ~stored.any(axis=1))
+    good &= rows[:, offsets["reward"]] == np.where(valid, index % 1000, 0)
+    return index[~good].tolist()
 
 
 def break_commits() -> None:
