@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from replay.reader import StoreReader as StoreReader
     from replay.sampler import Batch as Batch
     from replay.sampler import MixedSampler as MixedSampler
+    from replay.sampler import PrioritisedSampler as PrioritisedSampler
+    from replay.sampler import SequenceSampler as SequenceSampler
     from replay.sampler import UniformSampler as UniformSampler
     from replay.schema import ObservationTerm as ObservationTerm
     from replay.schema import StoreSpec as StoreSpec
@@ -24,7 +26,9 @@ _MODULES = {
     "Limiter": "replay.limiter",
     "MixedSampler": "replay.sampler",
     "ObservationTerm": "replay.schema",
+    "PrioritisedSampler": "replay.sampler",
     "ReplayError": "replay.errors",
+    "SequenceSampler": "replay.sampler",
     "Store": "replay.store",
     "StoreReader": "replay.reader",
     "StoreSpec": "replay.schema",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,7 +35,7 @@ class Sampler:
         self.selection = selection
         self._rng = rng
         self._heads = dict(reader.heads)
-        self._counted: RowIndex | None = None
+        self._counted: weakref.ref[RowIndex] | None = None  # an index that is held keeps evicted chunks mapped
 
     def _index(self) -> RowIndex:
         index = self.reader.index
@@ -47,10 +48,10 @@ class Sampler:
         candidates, places, rounds = rejected.copy(), np.arange(len(rejected)), 0
         while len(places):
             rounds += 1
-            if rounds == ROUNDS_BEFORE_COUNTING and self._counted is not index:
+            if rounds == ROUNDS_BEFORE_COUNTING and (self._counted is None or self._counted() is not index):
                 if self.reader.count_sampleable() == 0:
                     raise self._empty()
-                self._counted = index
+                self._counted = weakref.ref(index)
             candidates[places] = drawn = self.selection.redraw(index, candidates[places])
             places = places[~sampleable(self.reader, index, drawn)]
         return candidates
