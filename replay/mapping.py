@@ -13,6 +13,7 @@ import mmap
 import os
 import time
 from pathlib import Path
+from resource import RUSAGE_THREAD, getrusage
 from typing import Protocol
 
 import numpy as np
@@ -71,6 +72,7 @@ class AddressRange:
         self._mincore = libc.mincore
         self._mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
         self._announced = 0  # gathers still to announce
+        self._faults = getrusage(RUSAGE_THREAD).ru_majflt
         self._fresh = True  # nothing gathered yet
         self._random = False  # the kernel was told not to read ahead
         size = LARGEST_RANGE
@@ -149,7 +151,10 @@ class AddressRange:
         self._rows.take(indices, axis=0, out=out, mode="clip")
         seconds, count = time.perf_counter() - began, len(indices)
         if not self._announced and count >= JUDGED_ROWS and seconds > COLD_S_PER_ROW * count:
-            self._begin_announcing()
+            # A busy machine makes gathers slow too: only the disk makes major faults.
+            before, self._faults = self._faults, getrusage(RUSAGE_THREAD).ru_majflt
+            if self._faults > before:
+                self._begin_announcing()
 
     def _begin_announcing(self) -> None:
         self._announced, self._random = COLD_GATHERS, True
