@@ -15,7 +15,7 @@ from agent.process import THREAD_VARIABLES
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("agent.commands.demo", "the whole loop on an embedded task, start to end"),
     "collect": ("agent.commands.collect", "make logged data with a scripted expert, at random or with a policy"),
-    "ingest": ("agent.commands.ingest", "read a Minari dataset, D4RL HDF5, .npz or another store into a store"),
+    "ingest": ("agent.commands.ingest", "read logged data (Minari, D4RL, robomimic, LeRobot, CSV, ...) into a store"),
     "replay": ("agent.commands.replay", "look after a store: info, verify, repair, compact, evict, export-minari"),
     "train": ("agent.commands.train", "the long-running agent: pretrain, then fine-tune online; resumes"),
     "pretrain": ("agent.commands.pretrain", "the offline phase alone"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,32 @@ def test_the_space_reserved_ahead_covers_what_minari_writes(tmp_path: Path, monk
     summary = export_minari(store, "arm-v0", tmp_path / "sets")
     written = sum(file.stat().st_size for file in Path(summary["path"]).rglob("*") if file.is_file())
     assert written < reserved[-1] < 3 * written
+
+
+EXPORT = """
+import sys
+from replay.export_minari import export_minari
+from replay.store import Store
+export_minari(Store.open(sys.argv[1]), "robot/arm-v0", sys.argv[2], progress=lambda done, _: print(done, flush=True))
+"""
+
+
+def test_kill_in_mid_export_leaves_no_half_dataset_and_the_same_command_completes(tmp_path: Path) -> None:
+    store, folder = make_store(tmp_path / "store"), tmp_path / "sets/robot"
+    rng = np.random.default_rng(1)
+    with store.writer("many") as writer:
+        for _ in range(200):
+            info = {"success": np.zeros(5), "force": np.zeros(5)}
+            observations, actions = rng.normal(size=(6, 7)), rng.uniform(-1, 1, (5, 2))
+            writer.append_episode(observations, actions, np.ones(5), terminated=False, truncated=True, info=info)
+    command = [sys.executable, "-c", EXPORT, str(store.path), str(tmp_path / "sets")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+        assert process.stdout is not None
+        for _ in range(20):
+            assert process.stdout.readline()
+        process.kill()
+    assert [entry.name for entry in folder.iterdir()] == [f"arm-v0.partial-{process.pid}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+    assert [entry.name for entry in folder.iterdir()] == ["arm-v0"]
+    ingest(folder / "arm-v0", tmp_path / "again")
+    assert_same(store, Store.open(tmp_path / "again"))
