@@ -33,7 +33,7 @@ from agent.finetune import finetune
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
 from agent.pretrain import pretrain
-from agent.process import StopSignal, run_child
+from agent.process import StopSignal, keep_freed_memory, run_child
 from agent.publish import Publisher
 from agent.resume import library_versions, load_for
 from agent.run_directory import RunDirectory
@@ -330,6 +330,7 @@ def run_learner(run: RunDirectory) -> None:
     stopping = StopSignal(also=lambda: board.stopping)
     config = run.load_config()
     torch.set_num_threads(config.threads)
+    keep_freed_memory()
     learner = Learner(run, config, board, stopping)
     try:
         learner.restore()

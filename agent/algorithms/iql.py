@@ -67,6 +67,7 @@ class IQL:
         self._actor_rate = torch.tensor(config.learning_rate, device=device)
         self.affine = AFFINE[precision]
         self.executor: Executor = eager
+        self.part: Literal["all", "values", "policy"] = "all"
         self._critic_params: list[Tensor] = list(self.critic.parameters())
         self._target_params: list[Tensor] = list(self.target_critic.parameters())
         self.actor.train()
@@ -82,21 +83,36 @@ class IQL:
         )
 
     def actor_learning_rate(self) -> float:
-        """Cosine from the base rate to zero over the offline steps; constant at the base rate once online.
+        """Cosine from the base rate to zero over the offline extraction; constant at the base rate once online.
 
         The schedule ends with the offline phase instead of leaving the actor frozen when online training starts.
         """
         if self.updates >= self.offline_steps:
             return self.config.learning_rate
-        return self.config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * self.updates / self.offline_steps))
+        first = self._first_extraction()
+        progress = max(0, self.updates - first) / (self.offline_steps - first)
+        return self.config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def _first_extraction(self) -> int:
+        return self.offline_steps // 2 if self.config.extraction == "after" else 0
 
     def update(self, batch: Transitions) -> dict[str, Tensor]:
-        """One gradient step on all networks; returns detached tensors for the log, reused by the following call."""
-        self.actor.trunk.draw_masks(len(batch.reward))
-        self._actor_rate.fill_(self.actor_learning_rate())
+        """One gradient step; returns detached tensors for the log.
+
+        On all networks, or with `extraction` "after" while offline on the values first and then on the policy alone.
+        """
+        self.part = self._due()
+        if self.part != "values":
+            self.actor.trunk.draw_masks(len(batch.reward))
+            self._actor_rate.fill_(self.actor_learning_rate())
         result = self.executor(self, batch)
         self.updates += 1
         return result
+
+    def _due(self) -> Literal["all", "values", "policy"]:
+        if self.config.extraction == "concurrent" or self.updates >= self.offline_steps:
+            return "all"
+        return "values" if self.updates < self._first_extraction() else "policy"
 
     def step(self, batch: Transitions) -> dict[str, Tensor]:
         """The update as tensor operations alone, in place on parameters, moments and targets.
@@ -104,9 +120,17 @@ class IQL:
         The one definition that all executors run: no Python number of the learner changes here, no random one is drawn.
         """
         with torch.no_grad():
-            q_hat_B = self.target_critic(batch.observation, batch.action, self.affine).amin(dim=0)
-        td = self._learn_values(batch, q_hat_B)
-        return {**td, **self._extract_policy(batch, td["advantage"])}
+            target_q_NB = self.target_critic(batch.observation, batch.action, self.affine)
+            q_hat_B = target_q_NB.amin(dim=0)
+        if self.part == "policy":
+            with torch.no_grad():
+                v_B = self.value(batch.observation, self.affine).squeeze(-1)
+            judged = {"q": target_q_NB, "v": v_B, "advantage": q_hat_B - v_B}
+        else:
+            judged = self._learn_values(batch, q_hat_B)
+        if self.part == "values":
+            return judged
+        return {**judged, **self._extract_policy(batch, judged["advantage"])}
 
     def _learn_values(self, batch: Transitions, q_hat_B: Tensor) -> dict[str, Tensor]:
         c = self.config

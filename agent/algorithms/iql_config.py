@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,8 @@ class IQLConfig:
     """τ of the value loss, in (0, 1): larger trusts the best actions in the data more."""
     beta: float = 3.0
     """Inverse temperature of policy extraction, ≥ 0: larger is greedier, 0 is behaviour cloning."""
+    extraction: Literal["concurrent", "after"] = "concurrent"
+    """Offline, the policy is extracted in every update, or in the second half of them with values only in the first."""
     weight_clip: float = 100.0
     """Upper bound of the advantage weights."""
     discount: float = 0.99

@@ -158,7 +158,7 @@ def key_of(algorithm: IQL) -> str:
     """All that the timing depends on."""
     c = algorithm.config
     shapes = [algorithm.observation_size, algorithm.action_size, c.batch_size, *c.hidden, c.critics]
-    options = [c.critic_layer_norm, c.dropout > 0, algorithm.precision]
+    options = [c.extraction, c.critic_layer_norm, c.dropout > 0, algorithm.precision]
     return json.dumps([shapes, options, torch.__version__, torch.get_num_threads(), cpu_name()])
 
 

@@ -18,13 +18,13 @@ class Compiled:
     """Compiles an algorithm's `step` at its first update; where that fails, says so once and goes on eagerly.
 
     A failure leaves no trace in the algorithm's state: nothing runs before all is compiled. A batch of another size
-    compiles again.
+    or another part of the update compiles again.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._compiled: Callable[..., dict[str, Tensor]] | None = None
-        self._checked: set[int] = set()
+        self._checked: set[tuple[int, str]] = set()
         self.failed = False
         self.compile_seconds = 0.0
 
@@ -35,7 +35,7 @@ class Compiled:
         if self._compiled is None:
             self._compiled = torch.compile(_step_of(algorithm), fullgraph=True, dynamic=False)
         tensors = (batch.observation, batch.action, batch.reward, batch.discount, batch.next_observation)
-        if len(batch.reward) in self._checked:
+        if (len(batch.reward), algorithm.part) in self._checked:
             return self._compiled(*tensors)
         return self._first(algorithm, batch, tensors)
 
@@ -56,7 +56,7 @@ class Compiled:
             self._say(f"the update cannot be compiled here ({first}); it runs eagerly: install a C++ compiler (g++)")
             return eager(algorithm, batch)
         self.compile_seconds += time.monotonic() - start
-        self._checked.add(len(batch.reward))
+        self._checked.add((len(batch.reward), algorithm.part))
         return result
 
 

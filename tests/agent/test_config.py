@@ -47,6 +47,7 @@ UNUSUAL = TrainConfig(
     algorithm=IQLConfig(
         expectile=0.1 + 0.7,
         beta=1e22,
+        extraction="after",
         weight_clip=3.0000000000000004,
         discount=0.999999999999999,
         target_rate=1.0,
