@@ -34,7 +34,7 @@ class Execution:
         self._saved = saved
 
     def choose(self, *, to_come: int) -> None:
-        """Give the algorithm its executor for `to_come` updates; an event says which and why.
+        """Give the algorithm its executor for `to_come` updates; an event of a new run says which and why.
 
         Under `auto` a resumed run keeps the checkpoint's executor, so that it goes on bit for bit.
         """
@@ -46,10 +46,11 @@ class Execution:
                 self._algorithm, asked, updates=to_come, say=lambda message: self._run.event("not_compiled", message)
             )
         self._algorithm.executor, self.name = choice.executor, choice.name
-        self._run.event("executor", f"updates run {choice.name}: {choice.reason}", **self.state_dict())
-        before = self._saved or self.state_dict()
+        if self._saved is None:
+            self._run.event("executor", f"updates run {choice.name}: {choice.reason}", **self.state_dict())
+            return
         changed = {
-            key: f"{before.get(key)} → {now}" for key, now in self.state_dict().items() if before.get(key) != now
+            k: f"{self._saved.get(k)} → {now}" for k, now in self.state_dict().items() if self._saved.get(k) != now
         }
         if changed:
             self._run.event("execution_differs", f"resumed under another execution, so not bit-exactly: {changed}")

@@ -22,7 +22,7 @@ from replay.processes import alive
 
 ORPHAN_SECONDS = 15.0
 # Events that mark the run's way; every other kind is an incident.
-TURNING_POINTS = frozenset({"resumed", "limiter_rebased"})
+TURNING_POINTS = frozenset({"resumed", "limiter_rebased", "executor"})
 
 
 def evaluation_name(label: str, step: int) -> str:
