@@ -55,6 +55,7 @@ class ChunkFiles:
         self._reserving = threading.Lock()
         self._reserved: set[int] = set()
         self._unsynced_entries: set[int] = set()
+        self._known = 0  # chunks from here on hold no committed row of a writer before
         self._dirty: dict[int, bool] = {}  # chunk -> its directory entry is not durable either
 
     def reserve(self, index: int, *, durable: bool) -> None:
@@ -100,8 +101,8 @@ class ChunkFiles:
 
     def _adopt(self, index: int) -> bool:
         path = chunk_path(self._array, index)
-        if not path.exists():
-            return False
+        if not path.exists() or (index >= self._known and path.stat().st_size != self._chunk_bytes):
+            return False  # without a committed row, a file that a power loss left short is replaced
         check_chunk(path, self._chunk_bytes)
         self._unsynced_entries.add(index)  # that writer may have died before it synchronised them
         self._reserved.add(index)
@@ -166,6 +167,7 @@ class ChunkFiles:
         for index in indices:
             check_chunk(chunk_path(self._array, index), self._chunk_bytes)
         self._dirty.update(dict.fromkeys(indices, True))
+        self._known = max(self._known, indices.stop)
 
     def take_dirty(self) -> dict[int, bool]:
         """Chunks written since the last call, for `synchronise`."""
@@ -215,8 +217,8 @@ class ChunkFiles:
 
     def _sync_directories(self, index: int) -> None:
         folder = chunk_path(self._array, index).parent
-        fsync_directory(folder)
-        fsync_directory(folder.parent)
+        for each in (folder, folder.parent, self._array):
+            fsync_directory(each)
 
     def close(self) -> None:
         """Close the open chunk."""

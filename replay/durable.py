@@ -27,7 +27,7 @@ def make_durable(store: Store, *, timeout_s: float) -> dict[str, int]:
     before = {name: _slot(store, name) for name in store.stream_names()}
     for name in before:
         folder = store.path / layout.STREAMS / name
-        for file in (*folder.glob("*/c/*/0"), *folder.glob("*/c/*"), *folder.glob("*/c")):
+        for file in (*folder.glob("*/c/*/0"), *folder.glob("*/c/*"), *folder.glob("*/c"), *folder.glob("*/")):
             _fsync(file)
     heads = {}
     for name, seen in before.items():

@@ -93,7 +93,8 @@ class StreamLog:
         for files in (self._rows, self._meta):
             files.adopt(-(-slot.head // self._chunk_rows))
         self._seals.resume(slot.head, max(slot.tail, slot.block_start))
-        self._block_start, self._crc = slot.head, (0, 0)
+        # Not yet durable where the writer before was killed: only the flush that follows may say so.
+        self._block_start, self._crc = slot.block_start, (slot.block_crc & 0xFFFFFFFF, slot.block_crc >> 32)
         self._pending: tuple[int, int] | None = None
         self._published, self._published_seals = -1, 0
         self._published_at = time.monotonic()

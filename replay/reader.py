@@ -23,6 +23,7 @@ from replay import commit, layout
 from replay.chunks import chunk_path
 from replay.errors import CorruptStoreError, EvictedError, SamplerStateError, SchemaError
 from replay.mapping import RowSpace, read_meta, row_space
+from replay.recovery import first_look
 from replay.schema import META_COLUMNS
 
 if TYPE_CHECKING:
@@ -154,6 +155,13 @@ class StoreReader:
             if raw != stream.raw:
                 path = stream.folder / layout.COMMIT_FILE
                 slot = commit.newest(raw) or commit.read_newest(stream.fd, path)
+                if stream.slot is None and commit.newest(raw) is not None:
+                    try:
+                        slot = first_look(raw, stream.folder, self.spec, self._chunk_rows)
+                    except CorruptStoreError:
+                        if commit.read_raw(stream.fd) == raw:
+                            raise
+                        # else a live writer went on, and may have evicted what we looked for
                 if stream.slot is None or slot.sequence > stream.slot.sequence:
                     stream.slot = self._follow(stream, slot)
                 stream.raw = raw

@@ -66,6 +66,7 @@ def claim(store: Path, name: str, spec: StoreSpec, chunk_rows: int) -> int:
 
 def _create(staging: Path, spec: StoreSpec, chunk_rows: int) -> int:
     """Build the stream beside its place, locked, so that the rename shows it complete and already owned."""
+    shutil.rmtree(staging, ignore_errors=True)  # of a process of the same id that was killed here
     file = staging / layout.COMMIT_FILE
     file.parent.mkdir(parents=True)
     fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -75,6 +76,7 @@ def _create(staging: Path, spec: StoreSpec, chunk_rows: int) -> int:
         os.pwrite(fd, commit.encode((0,) * 14), 0)
         os.fsync(fd)
         layout.fsync_directory(file.parent)
+        layout.fsync_directory(file.parent.parent)  # the folders above follow with each document
         for array in (layout.ROWS, layout.META):
             (staging / array).mkdir()
         layout.mend_stream_documents(staging, spec, chunk_rows)
@@ -103,16 +105,39 @@ def recover(fd: int, folder: Path, rows: ChunkFiles, meta: ChunkFiles, spec: Sto
     Raises:
         CorruptStoreError: both slots are corrupt, or a chunk file is missing or truncated.
     """
-    path = folder / layout.COMMIT_FILE
-    slots = [slot for slot in map(commit.decode, commit.read_raw(fd)) if slot is not None]
-    if not slots:
-        raise commit.both_corrupt(path)
-    slots.sort(key=lambda slot: slot.sequence, reverse=True)
-    latest = slots[0]
+    raw = commit.read_raw(fd)
+    latest = commit.newest(raw)
+    if latest is None:
+        raise commit.both_corrupt(folder / layout.COMMIT_FILE)
     chunks = range(latest.tail // chunk_rows, -(-latest.head // chunk_rows))
     rows.check(chunks)
     meta.check(chunks)
+    return whole(raw, rows, meta, spec, chunk_rows)
+
+
+def first_look(raw: tuple[bytes, bytes], folder: Path, spec: StoreSpec, chunk_rows: int) -> commit.Slot:
+    """Where a stream ends for a reader that has not seen it before: a power loss may have left a slot without its rows,
+    and no writer may have recovered the stream since. Beside a live writer this is the newest slot.
+
+    Raises:
+        CorruptStoreError: a chunk file of the newest rows is missing or truncated.
+    """
+    rows = ChunkFiles(folder / layout.ROWS, chunk_rows * 4 * spec.row_width)
+    meta = ChunkFiles(folder / layout.META, chunk_rows * META_ROW_BYTES)
+    return whole(raw, rows, meta, spec, chunk_rows)
+
+
+def whole(
+    raw: tuple[bytes, bytes], rows: ChunkFiles, meta: ChunkFiles, spec: StoreSpec, chunk_rows: int
+) -> commit.Slot:
+    """The newest commit whose rows are all there, its sequence that of the newest slot. `raw` holds a valid slot."""
+    slots = [slot for slot in map(commit.decode, raw) if slot is not None]
+    slots.sort(key=lambda slot: slot.sequence, reverse=True)
+    latest = slots[0]
     for slot in slots:
+        chunks = range(max(slot.block_start, latest.tail) // chunk_rows, -(-slot.head // chunk_rows))
+        rows.check(chunks)
+        meta.check(chunks)
         if block_crc(slot, rows, meta, spec, chunk_rows) == slot.block_crc:
             kept = replace(
                 slot,
@@ -123,7 +148,7 @@ def recover(fd: int, folder: Path, rows: ChunkFiles, meta: ChunkFiles, spec: Sto
             )
             return replace(kept, sequence=latest.sequence, epoch=latest.epoch)
     head = max(slot.block_start for slot in slots)
-    return recounted(replace(latest, head=head), rows, spec, chunk_rows)
+    return recounted(replace(latest, head=head, block_start=head, block_crc=0), rows, spec, chunk_rows)
 
 
 def block_crc(slot: commit.Slot, rows: ChunkFiles, meta: ChunkFiles, spec: StoreSpec, chunk_rows: int) -> int:
