@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -27,14 +28,16 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line in a single write, so that several processes may share the file."""
+    """Append one JSON line in a single write, so that several processes may share the file; OSError on a full disk."""
     line = (json.dumps(record, separators=(",", ":")) + "\n").encode()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         end = os.lseek(descriptor, 0, os.SEEK_END)
         # A line that a power loss or a full disk cut short must not swallow this one.
         torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
-        os.write(descriptor, b"\n" + line if torn else line)
+        data = b"\n" + line if torn else line
+        if os.write(descriptor, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(descriptor)
 
