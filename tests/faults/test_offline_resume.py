@@ -101,7 +101,8 @@ def test_a_corrupt_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
     content[-9] ^= 1
     damaged.write_bytes(content)
     assert outcome("pretrain", "--replay", "data.zarr", "--out", "corrupt", *SMALL, cwd=place)["finished"] is True
-    fallback, resumed = events(copy)
+    started, fallback, resumed = events(copy)
+    assert started["kind"] == "executor"  # of the run that was copied
     assert fallback["kind"] == "checkpoint_fallback"
     assert str(damaged) in fallback["message"]
     assert resumed["updates"] == PRETRAIN_STEPS - CHECKPOINT_STEPS
