@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -72,6 +73,8 @@ class StreamLog:
             raise StorageError(f"cannot open stream {self._folder} for writing: {error.strerror}") from error
         try:
             fill = durability == "block"
+            # Rows and meta lie in files of their own: synchronised side by side, they wait for the disk once.
+            self._beside = ThreadPoolExecutor(1, "slipway-sync") if fill else None
             self._rows = ChunkFiles(self._folder / layout.ROWS, chunk_rows * self._row_bytes, fill=fill)
             self._meta = ChunkFiles(self._folder / layout.META, chunk_rows * META_ROW_BYTES, fill=fill)
             self._seals = ChunkSealer(self._folder, chunk_rows, self._rows, self._meta, self._row_bytes, META_ROW_BYTES)
@@ -209,7 +212,11 @@ class StreamLog:
                 *self._evicted,
             )
         )
-        os.pwrite(self._fd, data, (sequence & 1) * commit.SLOT_BYTES)
+        try:
+            os.pwrite(self._fd, data, (sequence & 1) * commit.SLOT_BYTES)
+        except OSError as error:
+            # Whether the disk has the slot is unknown, and the counters have moved on: only recovery can tell.
+            self._fail(error, "writing the commit slot of")
 
     # Retention
 
@@ -302,8 +309,15 @@ class StreamLog:
 
     def _synchronise(self, rows: dict[int, bool], meta: dict[int, bool]) -> None:
         try:
-            self._rows.synchronise(rows)
-            self._meta.synchronise(meta)
+            if self._beside is None:
+                self._rows.synchronise(rows)
+                self._meta.synchronise(meta)
+                return
+            other = self._beside.submit(self._meta.synchronise, meta)
+            try:
+                self._rows.synchronise(rows)
+            finally:
+                other.result()
         except OSError as error:
             self._fail(error)
 
@@ -313,10 +327,10 @@ class StreamLog:
         except OSError as error:
             self._fail(error)
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: OSError, doing: str = "synchronising") -> None:
         """After a failed fsync the kernel may have dropped the pages: nothing written later may claim otherwise."""
         self._failure = StorageError(
-            f"synchronising stream {self._folder} failed ({error.strerror}): check the disk, then open the stream again"
+            f"{doing} stream {self._folder} failed ({error.strerror}): check the disk, then open the stream again"
         )
         raise self._failure from error
 
@@ -372,6 +386,8 @@ class StreamLog:
             self._seals.close()
             self._rows.close()
             self._meta.close()
+            if self._beside is not None:
+                self._beside.shutdown()
             with suppress(OSError):
                 os.close(self._fd)
             self._fd = -1
