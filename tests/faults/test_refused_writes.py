@@ -39,8 +39,7 @@ class Refusal:
 
 def write_some(store: Store, durability: Durability, confirmed: list[int]) -> None:
     with store.writer("a", durability=durability) as writer:
-        for head in itertools.islice(formula.append_forever(writer), 60):
-            confirmed.append(head)
+        confirmed.extend(itertools.islice(formula.append_forever(writer), 60))
 
 
 @pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.full)])
