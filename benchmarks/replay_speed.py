@@ -139,6 +139,8 @@ def main() -> None:
         if kind in parts:
             versions |= peer_versions(peer_python(kind, INSTALLED[kind]), [kind])
     sizes = (100_000, 200_000) if args.quick else (1_000_000, 5_000_000)
+    if args.folder:
+        args.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="replay_speed-") as name:
         folder = Path(name)
         results = Results(machine(["zarr", "minari"], versions))
