@@ -69,6 +69,8 @@ class ChunkFiles:
         """
         with self._reserving:
             if index in self._reserved or self._adopt(index):
+                if durable and index in self._unsynced_entries:
+                    self._settle(index)
                 return
             path = chunk_path(self._array, index)
             temporary = path.with_name(".0.tmp")
@@ -107,6 +109,20 @@ class ChunkFiles:
         self._unsynced_entries.add(index)  # that writer may have died before it synchronised them
         self._reserved.add(index)
         return True
+
+    def _settle(self, index: int) -> None:
+        """Make an adopted chunk's size and name durable: a slot may be on the disk before the next flush."""
+        path = chunk_path(self._array, index)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._sync_directories(index)
+        except OSError as error:
+            raise StorageError(f"cannot synchronise {path} ({error.strerror}): check the disk") from error
+        self._unsynced_entries.discard(index)
 
     def _allocate(self, path: Path, *, durable: bool) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
