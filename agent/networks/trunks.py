@@ -85,11 +85,10 @@ class MLP(nn.Module):
         """
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            if isinstance(layer, nn.Linear):
-                apply = affine if 0 < index < last else affine_float32
-                x = apply(x, layer.weight.mT, layer.bias)
+            if isinstance(layer, nn.Linear) and 0 < index < last and affine is not affine_float32:
+                x = affine(x, layer.weight.mT, layer.bias)
             else:
-                x = layer(x)
+                x = layer(x)  # a linear layer of torch's: what export and its quantisation know
         return x
 
 
