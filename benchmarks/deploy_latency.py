@@ -12,19 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 import numpy as np  # noqa: E402 - after the thread counts
+
+if TYPE_CHECKING:
+    from benchmarks.measure import Results
 
 OBS, ACT, WIDTH = 17, 6, 256
 F32 = np.float32
@@ -225,16 +227,12 @@ def median(records: list[dict[str, Any]], key: str) -> float:
     return float(np.median([record[key] for record in records]))
 
 
-def measure(folder: Path, *, quick: bool, repeats: int) -> list[dict[str, Any]]:
+def measure(results: Results, folder: Path, *, quick: bool, repeats: int) -> None:
     """All rows, interleaved."""
-    rows: list[dict[str, Any]] = []
 
     def add(name: str, value: float, unit: str, against: str, peer: float) -> None:
-        ratio = value / peer
-        rows.append({"name": name, "value": value, "unit": unit, "against": against, "peer": peer, "ratio": ratio})
-        print(f"{name:<30} {value:10.3f} {peer:10.3f} {unit:<8} {ratio:7.3f}  against {against}", flush=True)
+        results.compare(name, value, peer, unit, against)
 
-    print(f"{'':<30} {'ours':>10} {'theirs':>10} {'':<8} {'ratio':>7}")
     us = tight(folder, repeats=repeats, calls=1_000 if quick else 5_000)
     add("infer_vs_ort_default", us["infer"], "µs", "onnxruntime, default session", us["ort_default"])
     add("infer_vs_numpy", us["infer"], "µs", "plain NumPy", us["numpy"])
@@ -253,7 +251,7 @@ def measure(folder: Path, *, quick: bool, repeats: int) -> list[dict[str, Any]]:
         add(f"rate_held_{hz}hz", median(runs["infer"], "rate"), "Hz", "the rate asked for", hz)
         for share in ("p50", "p99"):
             latency = float(np.median([record["latency_us"][share] for record in runs["infer"]]))
-            rows.append({"name": f"paced_latency_{share}_{hz}hz", "value": latency, "unit": "µs"})
+            results.rows.append({"name": f"paced_latency_{share}_{hz}hz", "value": latency, "unit": "µs"})
     steps = 1_000 if quick else 10_000
     long = in_process("paced", folder, "infer", 200, steps)
     add(f"drift_{steps}_steps_200hz", long["drift"], "periods", "one period", 1.0)
@@ -265,19 +263,6 @@ def measure(folder: Path, *, quick: bool, repeats: int) -> list[dict[str, Any]]:
     ours_, theirs = starts["infer"], starts["torch"]
     add("import_cpu_vs_torch", median(ours_, "cpu_s"), "s", "torch and the same actor", median(theirs, "cpu_s"))
     add("rss_vs_torch", median(ours_, "rss_mib"), "MiB", "torch and the same actor", median(theirs, "rss_mib"))
-    return rows
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    import onnxruntime
-    import torch
-
-    return {
-        "platform": platform.platform(), "python": platform.python_version(), "numpy": np.__version__,
-        "onnxruntime": onnxruntime.__version__, "torch": torch.__version__, "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-    }  # fmt: skip
 
 
 def main() -> None:
@@ -296,12 +281,14 @@ def main() -> None:
             record = paced(Path(folder), kind, float(numbers[0]), int(numbers[1]))
         print(json.dumps(record))
         return
+    # Here, not above: what a measured process imports is on its time and in its memory.
+    from benchmarks.measure import Results, machine
+
     with tempfile.TemporaryDirectory() as name:
         make_policy(Path(name))
-        before = machine()
-        rows = measure(Path(name), quick=args.quick, repeats=args.repeats)
-    if args.json:
-        args.json.write_text(json.dumps({"machine": before, "rows": rows}, indent=1) + "\n")
+        results = Results(machine(["onnxruntime", "torch"]))
+        measure(results, Path(name), quick=args.quick, repeats=args.repeats)
+    results.write(args.json)
 
 
 if __name__ == "__main__":

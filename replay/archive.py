@@ -132,7 +132,7 @@ def unpack(path: Path, *, cache: Path | None = None) -> Path:
     from replay.store import Store
 
     if cache is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway" / "archives"
+        cache = layout.user_cache() / "archives"
     try:
         root = zarr.open_group(path, mode="r", use_consolidated=False)
         own: Any = root.attrs[KEY]
@@ -171,16 +171,7 @@ def _unpack_stream(
             digest.update(f"{name}:{start}:{len(rows)}".encode())
             digest.update(rows.data)
             digest.update(meta.data)
-            first, valid = (rows[:, spec.offsets[flag]] > 0 for flag in ("first", "valid"))
-            waiting = np.concatenate([[bool(log.open)], valid[:-1]])
-            log.commit(
-                rows,
-                meta,
-                steps=int(valid.sum()),
-                broken=int((waiting & first).sum()),
-                episodes=int(first.sum()),
-                open_=bool(valid[-1]),
-            )
+            log.commit_block(rows, meta)
     finally:
         log.close()
 

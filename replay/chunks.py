@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,15 @@ from replay.layout import fsync_directory
 def chunk_path(array: Path, index: int) -> Path:
     """Path of chunk `index` of a two-dimensional array chunked along rows only."""
     return array / "c" / str(index) / "0"
+
+
+def pieces(start: int, stop: int, chunk_rows: int) -> Iterator[tuple[int, int, int]]:
+    """Rows [start, stop) chunk by chunk: (chunk, first row within it, number of rows)."""
+    while start < stop:
+        chunk, within = divmod(start, chunk_rows)
+        count = min(chunk_rows - within, stop - start)
+        yield chunk, within, count
+        start += count
 
 
 def check_chunk(path: Path, expected_bytes: int) -> None:

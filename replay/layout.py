@@ -29,6 +29,11 @@ COMMIT_FILE = Path(COMMIT) / "c" / "0" / "0"
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+def user_cache() -> Path:
+    """Slipway's folder for what can be made again: $XDG_CACHE_HOME/slipway, below ~/.cache by default."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "slipway"
+
+
 def check_stream_name(name: str) -> str:
     """Return the name, or raise SchemaError when it cannot be a folder that Zarr lists."""
     if not _STREAM_NAME.fullmatch(name):

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay import commit, layout
-from replay.chunks import ChunkFiles
+from replay.chunks import ChunkFiles, pieces
 from replay.errors import ReplayError, StorageError
 from replay.recovery import META_ROW_BYTES, claim, read_flags, recover
 from replay.schema import StoreSpec
@@ -147,6 +147,23 @@ class StreamLog:
                 self.evict(*self._keep)
             self._evict_at = (self.head // self._chunk_rows + 1) * self._chunk_rows
 
+    def commit_block(self, rows: NDArray[np.float32], meta: NDArray[np.int64]) -> None:
+        """Append rows [n, W], n ≥ 1, with meta [n, 5] in one commit, counted by their flags.
+
+        Raises:
+            StorageError: the disk is full or failed; nothing was committed.
+        """
+        first, valid = (rows[:, self._spec.offsets[flag]] > 0 for flag in ("first", "valid"))
+        waiting = np.concatenate([[bool(self.open)], valid[:-1]])
+        self.commit(
+            rows,
+            meta,
+            steps=int(valid.sum()),
+            broken=int((waiting & first).sum()),
+            episodes=int(first.sum()),
+            open_=bool(valid[-1]),
+        )
+
     def _put_rows(self, rows: NDArray[np.float32], meta: NDArray[np.int64]) -> None:
         count = len(rows)
         index, within = divmod(self.head, self._chunk_rows)
@@ -160,9 +177,7 @@ class StreamLog:
             self._meta.reserve(needed, durable=durable)
             self._seals.reserve(needed, durable=durable)
         done = 0
-        while done < count:
-            index, within = divmod(self.head + done, self._chunk_rows)
-            n = min(self._chunk_rows - within, count - done)
+        for index, within, n in pieces(self.head, self.head + count, self._chunk_rows):
             self._rows.write(index, within * self._row_bytes, rows[done : done + n])
             self._meta.write(index, within * META_ROW_BYTES, meta[done : done + n])
             done += n

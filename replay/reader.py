@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay import commit, layout
-from replay.chunks import chunk_path
+from replay.chunks import chunk_path, pieces
 from replay.errors import CorruptStoreError, EvictedError, SamplerStateError, SchemaError
 from replay.mapping import RowSpace, read_meta, row_space
 from replay.recovery import first_look
@@ -192,12 +192,9 @@ class StoreReader:
         """
         for key in self._streams if stream is None else [stream]:
             each = self._streams[key]
-            head, at = each.head, each.tail
-            while at < head:
-                chunk, within = divmod(at, self._chunk_rows)
-                count = min(self._chunk_rows - within, head - at)
-                yield key, at, self._space.chunk(each.slots[chunk - each.first_chunk])[within : within + count]
-                at += count
+            for chunk, within, count in pieces(each.tail, each.head, self._chunk_rows):
+                rows = self._space.chunk(each.slots[chunk - each.first_chunk])[within : within + count]
+                yield key, chunk * self._chunk_rows + within, rows
 
     def rows(self, stream: str, start: int, stop: int) -> NDArray[np.float32]:
         """Rows [stop - start, W] of one stream, a copy."""
@@ -216,18 +213,16 @@ class StoreReader:
         """
         each = self._within(stream, start, stop)
         parts = [np.empty((0, len(META_COLUMNS)), np.int64)]
-        while start < stop:
-            chunk, within = divmod(start, self._chunk_rows)
-            count = min(self._chunk_rows - within, stop - start)
+        for chunk, within, count in pieces(start, stop, self._chunk_rows):
             try:
                 parts.append(read_meta(chunk_path(each.folder / layout.META, chunk), within, count, len(META_COLUMNS)))
             except CorruptStoreError:
-                if commit.read_newest(each.fd, each.folder / layout.COMMIT_FILE).tail <= start:
+                tail = commit.read_newest(each.fd, each.folder / layout.COMMIT_FILE).tail
+                if tail <= chunk * self._chunk_rows + within:
                     raise
                 raise EvictedError(
                     f"rows {start} to {stop} of stream {stream!r} have been evicted since the last refresh: refresh"
                 ) from None
-            start += count
         return np.concatenate(parts)
 
     def take(self, physical: NDArray[np.int64], out: NDArray[np.float32]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay import commit, layout
-from replay.chunks import ChunkFiles
+from replay.chunks import ChunkFiles, pieces
 from replay.errors import CorruptStoreError, StorageError, WriterLockedError
 from replay.schema import META_COLUMNS, StoreSpec
 
@@ -139,14 +139,15 @@ def whole(
         rows.check(chunks)
         meta.check(chunks)
         if block_crc(slot, rows, meta, spec, chunk_rows) == slot.block_crc:
-            kept = replace(
+            return replace(
                 slot,
+                sequence=latest.sequence,
+                epoch=latest.epoch,
                 tail=latest.tail,
                 evicted_steps=latest.evicted_steps,
                 evicted_broken=latest.evicted_broken,
                 evicted_episodes=latest.evicted_episodes,
             )
-            return replace(kept, sequence=latest.sequence, epoch=latest.epoch)
     head = max(slot.block_start for slot in slots)
     return recounted(replace(latest, head=head, block_start=head, block_crc=0), rows, spec, chunk_rows)
 
@@ -155,12 +156,9 @@ def block_crc(slot: commit.Slot, rows: ChunkFiles, meta: ChunkFiles, spec: Store
     """Checksum of the rows and meta rows [block_start, head) as they are in the files."""
     crcs = []
     for files, width in ((rows, 4 * spec.row_width), (meta, META_ROW_BYTES)):
-        crc, at = 0, slot.block_start
-        while at < slot.head:
-            index, within = divmod(at, chunk_rows)
-            count = min(chunk_rows - within, slot.head - at)
-            crc = google_crc32c.extend(crc, files.read(index, within * width, count * width))
-            at += count
+        crc = 0
+        for chunk, within, count in pieces(slot.block_start, slot.head, chunk_rows):
+            crc = google_crc32c.extend(crc, files.read(chunk, within * width, count * width))
         crcs.append(crc)
     return crcs[0] | crcs[1] << 32
 
@@ -183,12 +181,8 @@ def read_flags(
     """The columns `valid` and `first` of rows [start, stop), from the files."""
     columns = [spec.offsets["valid"], spec.offsets["first"]]
     parts = [np.empty((0, 2), np.bool_)]
-    at = start
-    while at < stop:
-        index, within = divmod(at, chunk_rows)
-        count = min(chunk_rows - within, stop - at)
-        data = rows.read(index, within * 4 * spec.row_width, count * 4 * spec.row_width)
+    for chunk, within, count in pieces(start, stop, chunk_rows):
+        data = rows.read(chunk, within * 4 * spec.row_width, count * 4 * spec.row_width)
         parts.append(np.frombuffer(data, np.float32).reshape(count, -1)[:, columns] > 0)
-        at += count
     valid, first = np.concatenate(parts).T
     return valid, first

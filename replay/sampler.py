@@ -11,14 +11,14 @@ import numpy as np
 
 from replay.errors import SchemaError
 from replay.reader import StoreReader
-from replay.sampling.batch import Batch
+from replay.sampling.batch import Batch, SequenceBatch
 from replay.sampling.epochs import Epochs
 from replay.sampling.mixture import MixedSampler
 from replay.sampling.priorities import Prioritised
 from replay.sampling.ranges import Ranges
 from replay.sampling.returns import ReturnWeighted
 from replay.sampling.selection import Selection, Uniform
-from replay.sampling.sequences import SequenceBatch, SequenceSampler
+from replay.sampling.sequences import SequenceSampler
 from replay.sampling.transitions import PrioritisedSampler, TransitionSampler, UniformSampler
 
 __all__ = [

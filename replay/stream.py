@@ -293,15 +293,7 @@ class StreamWriter:
             raise SchemaError(f"row {int(orphans[0])} of the block continues an episode that has ended: mark it first")
         meta = meta.copy()
         meta[:, 4] = self._log.episodes - 1 + np.cumsum(first)
-        waiting = np.concatenate([[bool(self._log.open)], valid[:-1]])
-        self._log.commit(
-            rows,
-            meta,
-            steps=int(valid.sum()),
-            broken=int((waiting & first).sum()),
-            episodes=int(first.sum()),
-            open_=bool(valid[-1]),
-        )
+        self._log.commit_block(rows, meta)
         self._linked = bool(valid[-1])
         self._meta[0] = meta[-1]
 

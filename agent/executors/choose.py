@@ -7,7 +7,6 @@ win that back; it never keeps what it measured to be slower than eager. Its meas
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 import time
@@ -23,6 +22,7 @@ from agent.executors.compiled import Compiled
 from agent.executors.eager import Executor, eager
 from agent.files import write_atomic
 from agent.transitions import Transitions
+from replay.layout import user_cache
 
 T = TypeVar("T")
 ExecutorName = Literal["eager", "compiled"]
@@ -173,8 +173,7 @@ def cpu_name() -> str:
 
 def default_cache() -> Path:
     """Where measurements are kept between runs."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "slipway" / "executors.json"
+    return user_cache() / "executors.json"
 
 
 def read_cache(path: Path) -> dict[str, Timing]:

@@ -12,10 +12,8 @@ Affine = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def affine_float32(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x·W + b in the precision of its arguments."""
-    # bmm + add is faster on CPUs than baddbmm, which copies the broadcast bias first; addmm is one call less than both.
-    if x.ndim == 2:
-        return torch.addmm(bias, x, weight)
+    """x·W + b of stacked networks in the precision of its arguments."""
+    # bmm + add is faster on CPUs than baddbmm, which copies the broadcast bias first.
     return torch.bmm(x, weight) + bias
 
 

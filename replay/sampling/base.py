@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from replay.errors import EmptyReplayError, SchemaError
 from replay.reader import RowIndex, StoreReader
+from replay.sampling.batch import Batch, Reused, SequenceBatch, check_block
 from replay.sampling.selection import Selection, sampleable
 from replay.sampling.state import check_keys, check_same, generator_state, load_generator
 
 ROUNDS_BEFORE_COUNTING = 16
+B = TypeVar("B", Batch, SequenceBatch)
 
 
-class Sampler:
+class Sampler(ABC, Generic[B]):
     """Draws steps of a reader by a selection; what of them makes a batch is the subclass's.
 
     A candidate is a row with a committed successor; where it is not a step, or its successor begins another episode,
@@ -29,13 +32,67 @@ class Sampler:
         """Use the subclasses. `rng` must be the selection's generator too; SchemaError for a size below 1."""
         if batch_size < 1:
             raise SchemaError(f"batch_size is {batch_size}: it must be at least 1")
-        self.reader = reader
+        self.reader: StoreReader = reader
         self.spec = reader.spec
         self.batch_size = batch_size
         self.selection = selection
         self._rng = rng
         self._heads = dict(reader.heads)
         self._counted: weakref.ref[RowIndex] | None = None  # an index that is held keeps evicted chunks mapped
+        self._batch: Reused[B] = Reused(self._around)
+        self._block: Reused[tuple[B, list[B]]] = Reused(self._around_block)
+
+    @property
+    @abstractmethod
+    def _shape(self) -> tuple[int, ...]:
+        """Of a batch's packed array."""
+
+    @abstractmethod
+    def _around(self, packed: NDArray[np.float32]) -> B:
+        """The batch, or block of batches, that views this array."""
+
+    @abstractmethod
+    def fill(self, batch: B) -> None:
+        """Draw into a batch that this sampler, or the mixture it is part of, made."""
+
+    def _around_block(self, packed: NDArray[np.float32]) -> tuple[B, list[B]]:
+        block = self._around(packed)
+        return block, [block[k] for k in range(len(packed))]
+
+    def next(self, out: NDArray[np.float32] | None = None) -> B:
+        """Draw a batch.
+
+        Args:
+            out: float32, C-contiguous, of the shape of the batch's `packed` but for its first length, which may differ
+                from batch_size; filled and viewed by the result. None: a buffer that the next call reuses.
+
+        Raises:
+            EmptyReplayError: nothing can be sampled.
+            SchemaError: `out` does not fit.
+        """
+        batch = self._batch.get(self._shape, out, any_axis=0)
+        self.fill(batch)
+        return batch
+
+    def next_block(self, count: int, out: NDArray[np.float32] | None = None) -> B:
+        """Draw `count` batches at once, equal to that many calls of `next`.
+
+        Args:
+            count: K, number of batches.
+            out: as for `next`, with K in front; None: a buffer that the next block of K reuses.
+
+        Returns:
+            One batch whose arrays begin with K; `block[k]` is the k-th batch.
+
+        Raises:
+            EmptyReplayError: nothing can be sampled.
+            SchemaError: `count` is less than 1, or `out` does not fit.
+        """
+        check_block(count)
+        block, parts = self._block.get((count, *self._shape), out, any_axis=1)
+        for part in parts:
+            self.fill(part)
+        return block
 
     def _index(self) -> RowIndex:
         index = self.reader.index

@@ -1,4 +1,7 @@
-"""Batch: transitions as named views of one packed array."""
+"""Batches: transitions or sequences as named views of one packed array.
+
+B batch, L learned steps, U burn-in steps, T = U + L, W row width, O observation, A action.
+"""
 
 from __future__ import annotations
 
@@ -82,6 +85,49 @@ class Batch:
             rows=np.full(shape, -1, np.int64) if priorities else None,
             weights=np.ones(shape, np.float32) if priorities else None,
         )
+
+
+class SequenceBatch:
+    """Sequences as views of one packed array; valid until its sampler fills the array again.
+
+    Steps outside the episode, where `mask` is 0, are zeros; but for the observation after the last step, which is
+    that step's next observation. A block of K batches is one SequenceBatch too: shapes then begin with K.
+    """
+
+    def __init__(self, packed: NDArray[np.float32], mask: NDArray[np.float32], spec: StoreSpec, burn_in: int) -> None:
+        o, a, at = spec.observation_size, spec.action_size, spec.offsets
+        steps = packed[..., :-1, :]
+        self.spec = spec
+        self.burn_in = burn_in
+        self.packed = packed
+        """[B, T + 1, W], rows of the store in order; C-contiguous."""
+        self.mask = mask
+        """[B, T], 1: a step of the episode."""
+        self.learn_mask = mask[..., burn_in:]
+        """[B, L], the mask of the steps to learn from, behind the burn-in; always 1 in the first column."""
+        self.observations = packed[..., :o]
+        """[B, T + 1, O]; [:, t + 1] is the next observation of step t."""
+        self.actions = steps[..., o : o + a]
+        """[B, T, A], environment units."""
+        self.rewards = steps[..., at["reward"]]
+        """[B, T], raw."""
+        self.first = steps[..., at["first"]]
+        """[B, T], 1: the step begins its episode; a recurrent state starts anew here, and where the mask begins."""
+        self.terminated = steps[..., at["terminated"]]
+        """[B, T], 1: no value beyond this step."""
+        self.truncated = steps[..., at["truncated"]]
+        """[B, T], 1: ended from outside; bootstrap from the next observation."""
+        self.intervention = steps[..., at["intervention"]]
+        """[B, T], 1: a human acted."""
+        self.info = {name: steps[..., at[name]] for name in spec.info}
+        """[B, T] for each info column."""
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def __getitem__(self, places: slice | int) -> SequenceBatch:
+        """The same views of a part of the batch, or of one batch of a block."""
+        return SequenceBatch(self.packed[places], self.mask[places], self.spec, self.burn_in)
 
 
 def check_packed(out: NDArray[np.float32], shape: tuple[int | None, ...]) -> NDArray[np.float32]:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from replay.errors import SchemaError
 from replay.reader import RowIndex, StoreReader
 from replay.sampling.base import Sampler
-from replay.sampling.batch import Batch, Reused, check_block
+from replay.sampling.batch import Batch
 from replay.sampling.priorities import Prioritised
 from replay.sampling.selection import Selection, Uniform
 from replay.sampling.windows import gather
 
 
-class TransitionSampler(Sampler):
+class TransitionSampler(Sampler[Batch]):
     """Transitions of a reader, drawn by a selection.
 
     Over n steps (Sutton and Barto 2018, section 7.1) the reward is sum over k < m of gamma^k r_k, the discount gamma^m
@@ -52,52 +52,14 @@ class TransitionSampler(Sampler):
         self.n_step = n_step
         self.gamma = gamma
         self.prioritised = isinstance(selection, Prioritised)
-        self._batch = Reused(self._around)
-        self._block = Reused(self._around_block)
         self._pairs = np.empty(2 * batch_size, np.int64)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.batch_size, 2 * self.spec.row_width
 
     def _around(self, packed: NDArray[np.float32]) -> Batch:
         return Batch.around(packed, self.spec, discounts=self.gamma is not None, priorities=self.prioritised)
-
-    def _around_block(self, packed: NDArray[np.float32]) -> tuple[Batch, list[Batch]]:
-        block = self._around(packed)
-        return block, [block[k] for k in range(len(packed))]
-
-    def next(self, out: NDArray[np.float32] | None = None) -> Batch:
-        """Draw a batch.
-
-        Args:
-            out: float32 [n, 2W], C-contiguous, filled and viewed by the result; None: a buffer that the next call
-                reuses, with n = batch_size.
-
-        Raises:
-            EmptyReplayError: nothing can be sampled.
-            SchemaError: `out` does not fit.
-        """
-        batch = self._batch.get((self.batch_size, 2 * self.spec.row_width), out, any_axis=0)
-        self.fill(batch)
-        return batch
-
-    def next_block(self, count: int, out: NDArray[np.float32] | None = None) -> Batch:
-        """Draw `count` batches at once, equal to that many calls of `next`.
-
-        Args:
-            count: K, number of batches.
-            out: float32 [K, n, 2W], C-contiguous, filled and viewed by the result; None: a buffer that the next
-                block of K reuses, with n = batch_size.
-
-        Returns:
-            One Batch whose arrays begin with K; `block[k]` is the k-th batch.
-
-        Raises:
-            EmptyReplayError: nothing can be sampled.
-            SchemaError: `count` is less than 1, or `out` does not fit.
-        """
-        check_block(count)
-        block, parts = self._block.get((count, self.batch_size, 2 * self.spec.row_width), out, any_axis=1)
-        for part in parts:
-            self.fill(part)
-        return block
 
     def fill(self, batch: Batch) -> None:
         """Draw into a batch that this sampler, or the mixture it is part of, made."""

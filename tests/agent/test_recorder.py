@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from export.runner import PolicyRunner
 from replay.ingest import ingest
 from replay.store import Store
 from tests.export.policies import ACT, OBS, make_contract, make_network
+from tests.small_disk import mounted
 
 
 @pytest.fixture(scope="module")
@@ -148,15 +148,8 @@ def test_a_queue_that_overflows_loses_steps_and_joins_nothing(runner: PolicyRunn
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    try:
+    with mounted(disk, "1m"):
         yield disk
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_on_a_full_disk_the_flight_goes_on_and_what_is_lost_is_counted(

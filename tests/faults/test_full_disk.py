@@ -15,6 +15,7 @@ from replay import Store, StoreSpec, StreamWriter
 from replay.errors import StorageError
 from replay.log import DURABILITIES, Durability
 from tests.replay import formula
+from tests.small_disk import mounted
 
 ROOT = Path(__file__).parents[2]
 EPISODE = np.arange(51 * 5, dtype=np.float32).reshape(51, 5), np.ones((50, 2), np.float32), np.ones(50, np.float32)
@@ -22,15 +23,8 @@ EPISODE = np.arange(51 * 5, dtype=np.float32).reshape(51, 5), np.ones((50, 2), n
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small tmpfs needs root; the file size limit's test below covers the error path")
-    try:
-        yield tmp_path
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+    with mounted(tmp_path, "1m", instead="; the file size limit's test below covers the error path") as disk:
+        yield disk
 
 
 def append_until_full(writer: StreamWriter) -> str:

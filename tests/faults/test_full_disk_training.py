@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +13,13 @@ from agent.board import Slot
 from agent.files import read_lines
 from tests.faults.agent import Agent
 from tests.faults.conftest import SMALL
+from tests.small_disk import mounted
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(tmp_path)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a small tmpfs needs root; tests/agent/test_checkpoint_writer.py covers the failing write")
-    try:
-        yield tmp_path
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+    with mounted(tmp_path, "64m", instead="; tests/agent/test_checkpoint_writer.py covers the failing write") as disk:
+        yield disk
 
 
 def fill(path: Path) -> None:

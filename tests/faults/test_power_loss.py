@@ -18,7 +18,8 @@ from replay import ReplayError, Store, StreamWriter, chunks, layout, log, reader
 from replay.log import Durability
 from replay.reader import StoreReader
 from replay.seals import read_seals
-from tests.faults.power_loss import Killed, Recorder, Recording
+from tests.faults.file_recorder import Killed, Recorder
+from tests.faults.power_loss import Recording
 from tests.replay import formula
 
 CHUNK_ROWS = 64

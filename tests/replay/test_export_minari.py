@@ -17,6 +17,7 @@ from replay.ingest import ingest
 from replay.schema import StoreSpec
 from replay.store import Store
 from tests.replay import make_minari
+from tests.small_disk import mounted
 
 minari = pytest.importorskip("minari", reason="needs the train extra")
 
@@ -164,18 +165,13 @@ def test_what_cannot_be_exported_is_refused_with_nothing_left(tmp_path: Path) ->
 def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path) -> None:
     store, disk = make_store(tmp_path / "store"), tmp_path / "disk"
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    try:
+    with mounted(disk, "128k"):
         with pytest.raises(
             StorageError, match=r"robot/arm-v0 cannot be written \(.*No space left.*free space"
         ) as caught:
             export_minari(store, "robot/arm-v0", disk / "sets")
         assert "\n" not in str(caught.value)
         assert not list(disk.iterdir())
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_the_space_reserved_ahead_covers_what_minari_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
