@@ -20,9 +20,10 @@ from agent.config import OnlineConfig, TrainConfig
 from agent.errors import RunError
 from agent.files import append_line, write_atomic
 from agent.report import write_report
-from agent.report_facts import gather, surviving
-from agent.report_figures import bins, thin
-from agent.report_words import lead, summary
+from agent.report.facts import gather, surviving
+from agent.report.returns import bins
+from agent.report.training import thin
+from agent.report.words import lead, summary
 from agent.run_directory import RunDirectory
 from replay.schema import StoreSpec
 from replay.statistics import returns

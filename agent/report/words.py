@@ -6,7 +6,8 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from agent.report_facts import Facts, Result
+from agent.report.facts import Facts
+from agent.report.results import Result
 
 PERCENT = "success"
 SCORE = "normalised score"

@@ -16,8 +16,8 @@ from agent.config import TrainConfig
 from agent.config_files import flatten
 from agent.errors import RunError
 from agent.files import write_atomic
-from agent.report_facts import Facts, gather
-from agent.report_words import elapsed, lead, moment, number, percent, plural, score, summary, whole
+from agent.report.facts import Facts, gather
+from agent.report.words import elapsed, lead, moment, number, percent, plural, score, summary, whole
 
 if TYPE_CHECKING:
     import jinja2
@@ -46,7 +46,8 @@ def render(facts: Facts) -> str:
     # Here, not above: both take longer to import than other verbs run.
     from markupsafe import Markup
 
-    from agent.report_figures import learning_curve, return_histogram, training_panels
+    from agent.report.returns import learning_curve, return_histogram
+    from agent.report.training import training_panels
 
     shown = facts.incidents[-MOST_INCIDENTS:]
     return template().render(
@@ -78,7 +79,7 @@ def template() -> jinja2.Template:
     )
     environment.filters |= {"number": number, "percent": percent, "whole": whole, "moment": moment, "plural": plural}
     environment.globals |= {"number": number, "percent": percent, "score": score}
-    return environment.from_string((resources.files("agent") / "report.html.j2").read_text(encoding="utf-8"))
+    return environment.from_string((resources.files("agent.report") / "page.html.j2").read_text(encoding="utf-8"))
 
 
 def interval_bars(facts: Facts) -> dict[str, tuple[float, float, float]]:
