@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.slipway-installed
+# The theme's advertisement for its successor would be the only warning.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-.PHONY: help install demo test test-full check format bench clean
+.PHONY: help install demo test test-full check docs format bench clean
 
 help:
 	@echo "make demo       the whole loop, start to end (under 6 minutes on 2 cores)"
 	@echo "make test       all tests at reduced repetition counts (under 15 minutes on 2 cores)"
 	@echo "make test-full  the repetition counts that the promises state"
-	@echo "make check      format, lint, types, layers"
+	@echo "make check      format, lint, types, layers, documentation"
+	@echo "make docs       the documentation as a site, in site/"
 	@echo "make bench      list benchmarks; make bench NAME=deploy_latency runs one"
 	@echo "make install    make .venv (the other targets do this by themselves)"
 
@@ -37,6 +40,10 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MKDOCS)
+
+docs: install
+	$(MKDOCS)
 
 format: install
 	$(BIN)/ruff format .
@@ -51,4 +58,4 @@ else
 endif
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) runs build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

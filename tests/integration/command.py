@@ -1,23 +1,33 @@
-"""The real `slipway` command in subprocesses, as a user runs it: successes with JSON, refusals with their line."""
+"""The `slipway` command as a user runs it: successes with JSON in subprocesses, refusals with their line in-process."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from agent.cli import main
 
 ROOT = Path(__file__).parents[2]
 SLIPWAY = Path(sys.executable).with_name("slipway")
 TIMEOUT_SECONDS = 240.0
+QUIET = {"NO_COLOR": "1", "COLUMNS": "120", "HF_HUB_OFFLINE": "1"}
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The caller's environment with `extra` over it: no colours, lines of one width, and no network."""
-    return {**os.environ, "NO_COLOR": "1", "COLUMNS": "120", "HF_HUB_OFFLINE": "1", **(extra or {})}
+    """The caller's environment with `extra` over it: this checkout, no colours, lines of one width, and no network."""
+    merged = {**os.environ, **QUIET, **(extra or {})}
+    merged["PYTHONPATH"] = os.pathsep.join(filter(None, ((extra or {}).get("PYTHONPATH"), str(ROOT))))
+    return merged
 
 
 def run(
@@ -28,6 +38,26 @@ def run(
         [str(SLIPWAY), *map(str, arguments)],
         cwd=cwd, env=environment(extra), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def run_here(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`slipway ARGUMENTS` in folder `cwd`, in this process: no start of Python for each of many refusals."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    command = list(map(str, arguments))
+    try:
+        with (
+            contextlib.chdir(cwd), mock.patch.dict(os.environ, QUIET), warnings.catch_warnings(),
+            contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr),
+        ):  # fmt: skip
+            # As in a process of its own, not as pytest wants them.
+            warnings.resetwarnings()
+            warnings.simplefilter("ignore", DeprecationWarning)
+            code = main(command)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return subprocess.CompletedProcess(["slipway", *command], code, stdout.getvalue(), stderr.getvalue())
 
 
 def succeed(*arguments: object, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
@@ -56,9 +86,12 @@ def pytest_fail(message: str) -> None:
 
 
 def refusal(*arguments: object, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
-    """Run to a refusal: exit code 2, one line on stderr, nothing on stdout, no file made or changed. The line."""
+    """Run to a refusal: exit code 2, one line on stderr, nothing on stdout, no file made or changed. The line.
+
+    In this process, except where `extra` asks for another environment.
+    """
     before = listing(cwd)
-    done = run(*arguments, cwd=cwd, extra=extra)
+    done = run_here(*arguments, cwd=cwd) if extra is None else run(*arguments, cwd=cwd, extra=extra)
     command = f"slipway {' '.join(map(str, arguments))}"
     assert done.returncode == 2, f"{command}: exit code {done.returncode}\n{done.stderr}"
     lines = done.stderr.splitlines()
