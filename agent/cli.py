@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
 # Which extra brings a missing package, for the verb that needs it.
 EXTRAS = {
     "gymnasium": "sim", "gymnasium_robotics": "sim", "mujoco": "sim", "imageio": "sim",
+    "imageio_ffmpeg": "sim",
     "torch": "train", "minari": "train", "onnx": "train", "onnxscript": "train", "tensorboard": "train",
     "matplotlib": "train", "jinja2": "train", "h5py": "train", "pyarrow": "train", "safetensors": "train",
     "cryptography": "sign", "ray": "ray",

@@ -27,5 +27,9 @@ class RunError(AgentError):
     """A run directory that is in use, incomplete or was made by another configuration."""
 
 
+class RenderingError(AgentError):
+    """Pictures of an environment cannot be made: nothing draws here, or the environment has none."""
+
+
 # The leaves never import each other, so each owns a root; together they are one tree for the command line.
 SLIPWAY_ERRORS: tuple[type[Exception], ...] = (AgentError, ReplayError, EnvError, ExportError)
