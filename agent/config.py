@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from agent.algorithms.config import AlgorithmConfig
 from agent.algorithms.iql_config import IQLConfig
 
 
@@ -92,8 +93,8 @@ class TrainConfig:
     """Of the matrix products between hidden layers; bf16 is faster, weights and all else stay float32."""
     log_every: int = 500
     """Updates between lines in metrics.jsonl."""
-    algorithm: IQLConfig = field(default_factory=IQLConfig)
-    """Implicit Q-Learning."""
+    algorithm: AlgorithmConfig = field(default_factory=IQLConfig)
+    """What learns, by --algorithm.name, and its hyper-parameters (those of another: `--algorithm.name NAME --help`)."""
     online: OnlineConfig = field(default_factory=OnlineConfig)
     """Concurrent fine-tuning."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -103,7 +104,7 @@ class TrainConfig:
 
     def rules(self) -> list[tuple[str, bool, str]]:
         """(field, holds, what it must be) for every value that has a range."""
-        a, o, e = self.algorithm, self.online, self.evaluation
+        o, e = self.online, self.evaluation
         return [
             ("pretrain_steps", self.pretrain_steps >= 0, "must be 0 or more"),
             ("online_steps", self.online_steps >= 0, "must be 0 or more"),
@@ -112,16 +113,7 @@ class TrainConfig:
             ("max_episode_steps", self.max_episode_steps >= 0, "must be 0 or more"),
             ("seed", self.seed >= 0, "must be 0 or more"),
             ("observation_clip", self.observation_clip > 0, "must be positive"),
-            ("algorithm.expectile", 0.0 < a.expectile < 1.0, "must lie in (0, 1)"),
-            ("algorithm.beta", a.beta >= 0.0, "must be 0 or more"),
-            ("algorithm.weight_clip", a.weight_clip > 0.0, "must be positive"),
-            ("algorithm.discount", 0.0 <= a.discount < 1.0, "must lie in [0, 1)"),
-            ("algorithm.target_rate", 0.0 < a.target_rate <= 1.0, "must lie in (0, 1]"),
-            ("algorithm.learning_rate", a.learning_rate > 0.0, "must be positive"),
-            ("algorithm.batch_size", a.batch_size >= 1, "must be 1 or more"),
-            ("algorithm.hidden", len(a.hidden) > 0 and min(a.hidden) >= 1, "needs one width or more, each at least 1"),
-            ("algorithm.critics", a.critics >= 1, "must be 1 or more"),
-            ("algorithm.dropout", 0.0 <= a.dropout < 1.0, "must lie in [0, 1)"),
+            *((f"algorithm.{name}", holds, what) for name, holds, what in self.algorithm.rules()),
             ("online.collectors", 1 <= o.collectors <= 64, "must lie in 1 to 64"),
             ("online.warmup_steps", o.warmup_steps >= 1, "must be 1 or more"),
             ("online.utd", 0.02 <= o.utd <= 20.0, "must lie in 0.02 to 20"),

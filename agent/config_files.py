@@ -17,6 +17,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agent.algorithms import ALGORITHMS, config_class
+from agent.algorithms.config import AlgorithmConfig
 from agent.config import TrainConfig
 from agent.errors import ConfigError
 
@@ -40,12 +42,17 @@ def preset_names() -> list[str]:
     )
 
 
-def load_preset(name: str) -> dict[str, Any]:
-    """The nested values of one preset; ConfigError for an unknown name."""
+def load_preset(name: str, algorithm: str = "iql") -> dict[str, Any]:
+    """The nested values of one preset for one algorithm; ConfigError for an unknown name.
+
+    A preset's tables are called after algorithms: `[iql]` holds what `[algorithm]` does in a user's file.
+    """
     names = preset_names()
     if name not in names:
         raise ConfigError(f"unknown preset {name!r}{nearest(name, names)} (presets: {', '.join(names)})")
-    return tomllib.loads((resources.files("agent.presets") / f"{name}.toml").read_text(encoding="utf-8"))
+    values = tomllib.loads((resources.files("agent.presets") / f"{name}.toml").read_text(encoding="utf-8"))
+    run_wide = {key: value for key, value in values.items() if key not in ALGORITHMS}
+    return {**run_wide, "algorithm": {"name": algorithm, **values.get(algorithm, {})}}
 
 
 def load_toml(path: Path) -> dict[str, Any]:
@@ -75,6 +82,8 @@ def merge(base: C, values: Mapping[str, Any], *, where: str, prefix: str = "") -
         if dataclasses.is_dataclass(current) and not isinstance(current, type):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{name} in {where} must be a table, not {value!r}")
+            if isinstance(current, AlgorithmConfig) and value.get("name", current.name) != current.name:
+                current = config_class(str(value["name"]))()
             changes[key] = merge(current, value, where=where, prefix=f"{name}.")
         else:
             changes[key] = coerce(value, hints[key], name, where)
@@ -151,6 +160,10 @@ def validate(config: TrainConfig) -> None:
     for name, holds, rule in config.rules():
         if not holds:
             raise ConfigError(f"{name} is {flatten(config)[name]} but {rule}")
+    if config.online_steps and not config.algorithm.fine_tunes:
+        raise ConfigError(
+            f"{config.algorithm.name} cannot fine-tune: leave out --online-steps, or choose another --algorithm.name"
+        )
     warmup = config.online.warmup_steps
     if config.online_steps and config.online_steps <= warmup:
         raise ConfigError(
@@ -162,6 +175,8 @@ def validate(config: TrainConfig) -> None:
 def incompatible(saved: TrainConfig, wanted: TrainConfig) -> list[str]:
     """`field: saved → wanted` for every difference that a resume does not allow."""
     before, after = flatten(saved), flatten(wanted)
+    if saved.algorithm.name != wanted.algorithm.name:
+        return [f"algorithm.name: {saved.algorithm.name} → {wanted.algorithm.name}"]
     return [
         f"{name}: {before[name]} → {after[name]}"
         for name in before

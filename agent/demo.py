@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.algorithms.iql_config import IQLConfig
 from agent.board import Board, Phase
 from agent.commands import collect, deploy, ingest
 from agent.commands.train import train_with_progress
@@ -60,6 +61,7 @@ class DemoSettings:
 def train_config(settings: DemoSettings, *, replay: Path, out: Path, seed: int) -> TrainConfig:
     """The demo's training run: the pointmaze preset with small networks."""
     base = merge(TrainConfig(), load_preset("pointmaze"), where="preset pointmaze")
+    assert isinstance(base.algorithm, IQLConfig)
     return dataclasses.replace(
         base,
         replay=replay,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agent.algorithms.iql import IQL
+from agent.algorithms.base import Algorithm
 from agent.board import Board
 from agent.config import TrainConfig
 from agent.executors.choose import choose
@@ -23,7 +23,7 @@ LARGE_VALUE = 50.0
 class Execution:
     """The learner's executor, precision and threads."""
 
-    def __init__(self, run: RunDirectory, board: Board, algorithm: IQL, config: TrainConfig) -> None:
+    def __init__(self, run: RunDirectory, board: Board, algorithm: Algorithm[Any], config: TrainConfig) -> None:
         self._run, self._board, self._algorithm, self._config = run, board, algorithm, config
         self._saved: Mapping[str, Any] | None = None
         self._noted = False
@@ -67,7 +67,7 @@ class Execution:
         """Note once where values are so large that bf16 products blur the advantage."""
         if self._noted or self._algorithm.precision != "bf16":
             return
-        largest = float(result["q"].abs().max())
+        largest = float(result["q"].abs().max()) if "q" in result else 0.0
         if largest >= LARGE_VALUE:
             self._noted = True
             self._run.event(

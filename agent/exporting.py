@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from agent import checkpoint
-from agent.algorithms.iql import IQL
+from agent import algorithms, checkpoint
+from agent.algorithms.base import Algorithm
 from agent.errors import RunError
 from agent.evaluate import evaluate, evaluation_rng, make_matching_env
 from agent.policies import env_spec_of
@@ -103,7 +103,7 @@ def export_run(
         raise RunError(f"run {path} has no checkpoint to export: let `slipway train` save one first")
     preparation = Preparation.from_json(json.loads(run.preparation.read_text()))
     spec = store.spec
-    algorithm = IQL(
+    algorithm = algorithms.make(
         config.algorithm,
         observation_size=spec.observation_size,
         action_size=spec.action_size,
@@ -114,7 +114,7 @@ def export_run(
     contract = dataclasses.replace(
         make_contract(
             spec, preparation,
-            run=path.resolve().name, algorithm=IQL.name, env=json.loads(run.env.read_text()),
+            run=path.resolve().name, algorithm=algorithm.name, env=json.loads(run.env.read_text()),
         ),
         policy_id=f"{path.resolve().name}-{algorithm.updates}",
         policy_version=int(saved.state["policy_version"]),
@@ -163,7 +163,7 @@ def scorer(contract: Contract, episodes: int, seed: int) -> Callable[[PolicyRunn
     return score
 
 
-def network_reference(algorithm: IQL, preparation: Preparation) -> Any:
+def network_reference(algorithm: Algorithm[Any], preparation: Preparation) -> Any:
     """The trained network as a function [N, O] → (action [N, A], raw [N, A]), written from its definition in torch."""
     mean, std = torch.from_numpy(preparation.mean), torch.from_numpy(preparation.std)
     low, high = torch.from_numpy(preparation.action_low), torch.from_numpy(preparation.action_high)

@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from agent.algorithms.iql import IQL
+from agent import algorithms
 from agent.board import Board, Phase, Slot
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import TrainConfig
@@ -57,7 +56,7 @@ class Learner:
         self.preparation = Preparation.from_json(json.loads(run.preparation.read_text()))
         self.prepare = Preparer(self.preparation, torch.device("cpu"))
         spec = self.store.spec
-        self.algorithm = IQL(
+        self.algorithm = algorithms.make(
             config.algorithm,
             observation_size=spec.observation_size,
             action_size=spec.action_size,
@@ -81,7 +80,7 @@ class Learner:
         self._saved_version = 0
         self._online_state: dict[str, Any] | None = None
         self._published_at = 0.0
-        self.log = TrainingLog(run, weight_clip=config.algorithm.weight_clip)
+        self.log = TrainingLog(run, weight_clip=self.algorithm.weight_clip())
         self.writer = CheckpointWriter(run.checkpoints, keep=config.checkpoint.keep)
         self.feed: Feed | None = None
         self._result: dict[str, Tensor] = {}
@@ -235,7 +234,7 @@ class Learner:
             self.store.spec,
             self.preparation,
             run=self.run.path.resolve().name,
-            algorithm=IQL.name,
+            algorithm=self.algorithm.name,
             env=json.loads(self.run.env.read_text()),
         )
         actor = self.algorithm.actor
@@ -248,7 +247,7 @@ class Learner:
     def publish(self) -> None:
         """Hand the present weights to collectors and evaluation."""
         assert self.publisher is not None
-        self.publisher.publish(actor_weights(self.algorithm), step=self.algorithm.updates)
+        self.publisher.publish(self.algorithm.actor.exported_weights(), step=self.algorithm.updates)
         self._published_at = time.monotonic()
 
     def maybe(self) -> None:
@@ -275,7 +274,7 @@ class Learner:
             updates,
             state["tensors"],
             {
-                "algorithm": IQL.name,
+                "algorithm": self.algorithm.name,
                 "numbers": state["numbers"],
                 "offline_sampler": drawn if self.mixed is None else drawn["parts"][0],
                 "mixed_sampler": self._online_state if self.mixed is None else drawn,
@@ -315,13 +314,6 @@ class Learner:
         self.execution.resume(state.get("execution"))
         self.run.event("resumed", f"resumed from checkpoint {saved.name}", updates=self.algorithm.updates)
         return True
-
-
-def actor_weights(algorithm: IQL) -> dict[str, np.ndarray]:
-    """The exported parameters by their names in the graph."""
-    weights = {f"network.{k}": v.detach().numpy() for k, v in algorithm.actor.trunk.state_dict().items()}
-    weights["log_std"] = algorithm.actor.clamped_log_std().detach().numpy()
-    return weights
 
 
 def run_learner(run: RunDirectory) -> None:

@@ -1,15 +1,22 @@
-"""Hyper-parameters of IQL, apart from the algorithm so that processes without torch can read them."""
+"""Hyper-parameters of IQL."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from agent.algorithms.config import AlgorithmConfig, Rule
+
 
 @dataclass(frozen=True, kw_only=True)
-class IQLConfig:
-    """Hyper-parameters; defaults are the paper's for locomotion (appendix B)."""
+class IQLConfig(AlgorithmConfig):
+    """Implicit Q-Learning; defaults are the paper's for locomotion (appendix B).
 
+    The actor's learning rate follows a cosine to zero over the offline steps only.
+    """
+
+    name: Literal["iql"] = "iql"
+    """Which algorithm."""
     expectile: float = 0.7
     """τ of the value loss, in (0, 1): larger trusts the best actions in the data more."""
     beta: float = 3.0
@@ -18,19 +25,22 @@ class IQLConfig:
     """Offline, the policy is extracted in every update, or in the second half of them with values only in the first."""
     weight_clip: float = 100.0
     """Upper bound of the advantage weights."""
-    discount: float = 0.99
-    """γ, per environment step, in [0, 1)."""
     target_rate: float = 0.005
     """α of the target critics' moving average, in (0, 1]."""
-    learning_rate: float = 3e-4
-    """Adam's step size for all networks; the actor's follows a cosine to zero over the offline steps only."""
-    batch_size: int = 256
-    """Transitions an update."""
-    hidden: tuple[int, ...] = (256, 256)
-    """Widths of the hidden layers of all networks."""
     critics: int = 2
     """Members of the critic ensemble; the minimum over their targets is used."""
     critic_layer_norm: bool = False
     """LayerNorm in the critics' hidden layers: steadier fine-tuning."""
     dropout: float = 0.0
     """Dropout rate of the actor (0.1 in the paper for Adroit and Kitchen)."""
+
+    def rules(self) -> list[Rule]:
+        return [
+            *super().rules(),
+            ("expectile", 0.0 < self.expectile < 1.0, "must lie in (0, 1)"),
+            ("beta", self.beta >= 0.0, "must be 0 or more"),
+            ("weight_clip", self.weight_clip > 0.0, "must be positive"),
+            ("target_rate", 0.0 < self.target_rate <= 1.0, "must lie in (0, 1]"),
+            ("critics", self.critics >= 1, "must be 1 or more"),
+            ("dropout", 0.0 <= self.dropout < 1.0, "must lie in [0, 1)"),
+        ]

@@ -1,4 +1,6 @@
-"""The offline phase alone: IQL from a replay store. `slipway finetune RUN` goes on from it.
+"""The offline phase alone, from a replay store. `slipway finetune RUN` goes on from it.
+
+Learns by IQL, or as --algorithm.name says (`--algorithm.name bc --help` shows that one's flags).
 
 Example:
   slipway pretrain --replay door.zarr --pretrain-steps 100000 --out runs/door

@@ -1,4 +1,6 @@
-"""The long-running agent: pretrain with IQL from a replay store, then fine-tune online while collectors run.
+"""The long-running agent: pretrain from a replay store, then fine-tune online while collectors run.
+
+Learns by IQL, or as --algorithm.name says (`--algorithm.name bc --help` shows that one's flags).
 
 The same command again resumes; Ctrl-C or SIGTERM finishes the current step, saves and leaves.
 
@@ -19,6 +21,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from agent.algorithms import ALGORITHMS, config_class
 from agent.board import Board, Phase, Slot
 from agent.config import TrainConfig
 from agent.config_files import load_preset, load_toml, merge, to_toml
@@ -44,7 +47,7 @@ def parse(arguments: list[str], *, prog: str = "slipway train", description: str
     """Defaults, then preset, CONFIG.toml, flags."""
     return tyro.cli(
         Args, args=strip_file(arguments), default=Args(config=base_config(arguments)),
-        prog=prog, description=description or __doc__,
+        prog=prog, description=f"{description or __doc__}\nAlgorithms: {', '.join(ALGORITHMS)}.",
     )  # fmt: skip
 
 
@@ -62,14 +65,19 @@ def base_config(arguments: list[str]) -> TrainConfig:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("preset", "env", "replay"):
         early.add_argument(f"--{name}", default=str(getattr(config, name)))
+    early.add_argument("--algorithm.name", dest="algorithm", default=config.algorithm.name)
     known, _ = early.parse_known_args(arguments)
+    base = TrainConfig(algorithm=config_class(known.algorithm)())
     name = known.preset
     if not name and (env := known.env or recorded_env(known.replay)):
         name = lookup(env).preset
     if name:
-        config = dataclasses.replace(merge(TrainConfig(), load_preset(name), where=f"preset {name}"), preset=name)
-        config = merge(config, file, where=arguments[0] if file else "")
-    return config
+        values = load_preset(name, known.algorithm)
+        base = dataclasses.replace(merge(base, values, where=f"preset {name}"), preset=name)
+    if known.algorithm != config.algorithm.name:
+        # The flag wins over the file, whose table then belongs to another algorithm.
+        file = {key: value for key, value in file.items() if key != "algorithm"}
+    return merge(base, file, where=arguments[0] if file else "")
 
 
 def recorded_env(replay: str) -> str:

@@ -1,1 +1,1 @@
-"""Ways to run one update, `IQL.step`: as written or compiled. None of them knows what an update computes."""
+"""Ways to run one update, `Algorithm.step`: as written or compiled. None of them knows what an update computes."""

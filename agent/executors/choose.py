@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
-from agent.algorithms.iql import IQL
+from agent.algorithms.base import Algorithm
 from agent.executors.compiled import Compiled
 from agent.executors.eager import Executor, eager
 from agent.files import write_atomic
@@ -59,7 +59,7 @@ class Timing:
 
 
 def choose(
-    algorithm: IQL,
+    algorithm: Algorithm[Any],
     name: Literal["auto", "eager", "compiled"],
     *,
     updates: int,
@@ -81,7 +81,7 @@ def choose(
     return _measured(algorithm, compiled, updates, cache or default_cache())
 
 
-def _measured(algorithm: IQL, compiled: Compiled, updates: int, cache: Path) -> Choice:
+def _measured(algorithm: Algorithm[Any], compiled: Compiled, updates: int, cache: Path) -> Choice:
     key = key_of(algorithm)
     timing = read_cache(cache).get(key)
     if timing is None:
@@ -103,7 +103,7 @@ def _measured(algorithm: IQL, compiled: Compiled, updates: int, cache: Path) -> 
     return Choice(name="compiled", executor=compiled, reason=reason)
 
 
-def compare(algorithm: IQL, compiled: Compiled) -> Timing:
+def compare(algorithm: Algorithm[Any], compiled: Compiled) -> Timing:
     """Median times of both executors, in turns so that a busy machine slows both. Changes the algorithm's state."""
     batch = synthetic_batch(algorithm)
     run(algorithm, compiled, batch, 2)
@@ -115,7 +115,7 @@ def compare(algorithm: IQL, compiled: Compiled) -> Timing:
     )
 
 
-def run(algorithm: IQL, executor: Executor, batch: Transitions, rounds: int) -> float:
+def run(algorithm: Algorithm[Any], executor: Executor, batch: Transitions, rounds: int) -> float:
     """Median seconds of `rounds` updates. Changes the algorithm's state."""
     seconds = []
     own, algorithm.executor = algorithm.executor, executor
@@ -127,7 +127,7 @@ def run(algorithm: IQL, executor: Executor, batch: Transitions, rounds: int) -> 
     return statistics.median(seconds)
 
 
-def with_state_kept(algorithm: IQL, body: Callable[[], T]) -> T:
+def with_state_kept(algorithm: Algorithm[Any], body: Callable[[], T]) -> T:
     """`body()`, after which the algorithm is bit for bit what it was."""
     state = algorithm.state_dict()
     kept = {"tensors": {name: t.clone() for name, t in state["tensors"].items()}, "numbers": state["numbers"]}
@@ -137,7 +137,7 @@ def with_state_kept(algorithm: IQL, body: Callable[[], T]) -> T:
         algorithm.load_state_dict(kept)
 
 
-def synthetic_batch(algorithm: IQL) -> Transitions:
+def synthetic_batch(algorithm: Algorithm[Any]) -> Transitions:
     """Random transitions of the algorithm's own sizes."""
     generator = torch.Generator().manual_seed(0)
     rows, observations, actions = algorithm.config.batch_size, algorithm.observation_size, algorithm.action_size
@@ -154,12 +154,12 @@ def synthetic_batch(algorithm: IQL) -> Transitions:
     )
 
 
-def key_of(algorithm: IQL) -> str:
+def key_of(algorithm: Algorithm[Any]) -> str:
     """All that the timing depends on."""
-    c = algorithm.config
-    shapes = [algorithm.observation_size, algorithm.action_size, c.batch_size, *c.hidden, c.critics]
-    options = [c.extraction, c.critic_layer_norm, c.dropout > 0, algorithm.precision]
-    return json.dumps([shapes, options, torch.__version__, torch.get_num_threads(), cpu_name()])
+    # Of a real number only whether it is zero (dropout) can change what is computed.
+    options = {k: v != 0.0 if isinstance(v, float) else v for k, v in asdict(algorithm.config).items()}
+    sizes = [algorithm.observation_size, algorithm.action_size, algorithm.precision]
+    return json.dumps([options, sizes, torch.__version__, torch.get_num_threads(), cpu_name()])
 
 
 def cpu_name() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 import warnings
@@ -34,7 +35,7 @@ class Compiled:
             return eager(algorithm, batch)
         if self._compiled is None:
             self._compiled = torch.compile(_step_of(algorithm), fullgraph=True, dynamic=False)
-        tensors = (batch.observation, batch.action, batch.reward, batch.discount, batch.next_observation)
+        tensors = tuple(getattr(batch, field.name) for field in dataclasses.fields(batch))
         if (len(batch.reward), algorithm.part) in self._checked:
             return self._compiled(*tensors)
         return self._first(algorithm, batch, tensors)
@@ -63,17 +64,9 @@ class Compiled:
 def _step_of(algorithm: Steppable) -> Callable[..., dict[str, Tensor]]:
     """`step` with the batch's tensors as arguments."""
 
-    def step(
-        observation: Tensor, action: Tensor, reward: Tensor, discount: Tensor, next_observation: Tensor
-    ) -> dict[str, Tensor]:
-        return algorithm.step(
-            Transitions(
-                observation=observation,
-                action=action,
-                reward=reward,
-                discount=discount,
-                next_observation=next_observation,
-            )
-        )
+    names = [field.name for field in dataclasses.fields(Transitions)]
+
+    def step(*tensors: Tensor) -> dict[str, Tensor]:
+        return algorithm.step(Transitions(**dict(zip(names, tensors, strict=True))))
 
     return step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from agent.transitions import Transitions
 class Steppable(Protocol):
     """An algorithm whose update is tensor operations in place on its state."""
 
-    part: Literal["all", "values", "policy"]
+    part: str
     """What the update that is due changes; each is a graph of its own."""
 
     def step(self, batch: Transitions) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,3 +42,9 @@ class GaussianActor(nn.Module):
     def clamped_log_std(self) -> Tensor:
         """log σ as used by density and export alike. Shape [A]."""
         return self.log_std.clamp(self.LOG_STD_MIN, self.LOG_STD_MAX)
+
+    def exported_weights(self) -> dict[str, np.ndarray]:
+        """The parameters by the names that they have in the exported graph."""
+        weights = {f"network.{name}": tensor.detach().numpy() for name, tensor in self.trunk.state_dict().items()}
+        weights["log_std"] = self.clamped_log_std().detach().numpy()
+        return weights

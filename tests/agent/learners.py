@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from agent import algorithms
+from agent.algorithms.base import Algorithm
 from agent.algorithms.iql import IQL
 from agent.algorithms.iql_config import IQLConfig
 from agent.transitions import Transitions
@@ -20,6 +22,18 @@ SMALL = IQLConfig(hidden=(16, 16), batch_size=32, learning_rate=1e-3)
 def make_learner(*, seed: int = 0, offline_steps: int = 1000, **changes: Any) -> IQL:
     return IQL(
         replace(SMALL, **changes),
+        observation_size=OBSERVATIONS,
+        action_size=ACTIONS,
+        offline_steps=offline_steps,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def make_algorithm(name: str, *, seed: int = 0, offline_steps: int = 1000, **changes: Any) -> Algorithm[Any]:
+    """A small learner of any registered algorithm."""
+    small = {"hidden": (16, 16), "batch_size": 32, "learning_rate": 1e-3}
+    return algorithms.make(
+        replace(algorithms.config_class(name)(), **{**small, **changes}),
         observation_size=OBSERVATIONS,
         action_size=ACTIONS,
         offline_steps=offline_steps,
@@ -40,12 +54,12 @@ def random_transitions(rng: np.random.Generator, rows: int = 32) -> Transitions:
     )
 
 
-def learn(algorithm: IQL, rng: np.random.Generator, updates: int) -> None:
+def learn(algorithm: Algorithm[Any], rng: np.random.Generator, updates: int) -> None:
     for _ in range(updates):
         algorithm.update(random_transitions(rng))
 
 
-def digest(algorithm: IQL) -> str:
+def digest(algorithm: Algorithm[Any]) -> str:
     """sha256 over every tensor and number of the learner's state, optimisers and generator included."""
     state = algorithm.state_dict()
     hashed = hashlib.sha256(repr(sorted(state["numbers"].items())).encode())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.algorithms.bc_config import BCConfig
 from agent.algorithms.iql_config import IQLConfig
 from agent.config import CheckpointConfig, EvaluationConfig, OnlineConfig, TrainConfig
 from agent.config_files import (
@@ -75,7 +76,7 @@ UNUSUAL = TrainConfig(
 
 def test_the_unusual_configuration_leaves_no_field_at_its_default() -> None:
     default, unusual = flatten(TrainConfig()), flatten(UNUSUAL)
-    assert [name for name in default if default[name] == unusual[name]] == []
+    assert [name for name in default if default[name] == unusual[name]] == ["algorithm.name"]
 
 
 @pytest.mark.parametrize("config", [TrainConfig(), UNUSUAL], ids=["default", "unusual"])
@@ -312,4 +313,17 @@ def test_a_resume_may_not_change_anything_else() -> None:
     }
     default = flatten(TrainConfig())
     listed = {line.split(":")[0] for line in incompatible(TrainConfig(), UNUSUAL)}
-    assert listed == set(default) - free
+    assert listed == set(default) - free - {"algorithm.name"}
+    other = dataclasses.replace(TrainConfig(), algorithm=BCConfig())
+    assert incompatible(TrainConfig(), other) == ["algorithm.name: iql → bc"]
+
+
+def test_a_file_with_another_algorithm_takes_that_ones_fields_and_comes_back_equal(tmp_path: Path) -> None:
+    config = dataclasses.replace(TrainConfig(), algorithm=BCConfig(dropout=0.25, hidden=(7,)))
+    saved = tmp_path / "config.toml"
+    saved.write_text(to_toml(config))
+    assert from_toml(saved) == config
+    with pytest.raises(ConfigError, match=r"unknown key 'algorithm\.expectile'"):
+        merge(TrainConfig(), {"algorithm": {"name": "bc", "expectile": 0.5}}, where="here")
+    with pytest.raises(ConfigError, match=r"unknown algorithm\.name 'iqk'; did you mean 'iql'"):
+        merge(TrainConfig(), {"algorithm": {"name": "iqk"}}, where="here")

@@ -13,7 +13,6 @@ from agent import publish
 from agent.algorithms.iql import IQL
 from agent.board import Board, Slot
 from agent.errors import DivergenceError
-from agent.learner import actor_weights
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
 from agent.publish import KEEP, Publisher, policy_path, published_versions
@@ -69,7 +68,7 @@ def test_what_is_published_acts_as_the_actor_does(publisher: Publisher, board: B
     rng = np.random.default_rng(0)
     for version in (1, 2, 3):
         learn(algorithm, rng, 5)
-        path = publisher.publish(actor_weights(algorithm), step=algorithm.updates)
+        path = publisher.publish(algorithm.actor.exported_weights(), step=algorithm.updates)
         runner = PolicyRunner(path)
         assert (runner.contract.policy_version, runner.contract.step) == (version, algorithm.updates)
         observations = rng.normal(size=(50, OBSERVATIONS)).astype(np.float32)
@@ -83,7 +82,7 @@ def test_what_is_published_acts_as_the_actor_does(publisher: Publisher, board: B
 def test_versions_go_on_growing_after_a_restart_and_after_a_rollback(
     folder: Path, board: Board, template: Template, contract: Contract, algorithm: IQL
 ) -> None:
-    weights = actor_weights(algorithm)
+    weights = algorithm.actor.exported_weights()
     first = Publisher(folder, board, template, contract, version=0)
     for _ in range(3):
         first.publish(weights, step=1)
@@ -98,7 +97,7 @@ def test_versions_go_on_growing_after_a_restart_and_after_a_rollback(
 def test_versions_grow_past_six_digits(
     folder: Path, board: Board, template: Template, contract: Contract, algorithm: IQL
 ) -> None:
-    weights = actor_weights(algorithm)
+    weights = algorithm.actor.exported_weights()
     Publisher(folder, board, template, contract, version=999_998).publish(weights, step=1)
     for version in (1_000_000, 1_000_001):
         restarted = Publisher(folder, board, template, contract, version=0)
@@ -111,20 +110,20 @@ def test_versions_grow_past_six_digits(
 def test_weights_that_are_not_finite_are_refused_and_nothing_is_written(
     name: str, value: float, publisher: Publisher, folder: Path, board: Board, algorithm: IQL
 ) -> None:
-    publisher.publish(actor_weights(algorithm), step=1)
+    publisher.publish(algorithm.actor.exported_weights(), step=1)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    weights = {key: array.copy() for key, array in actor_weights(algorithm).items()}
+    weights = {key: array.copy() for key, array in algorithm.actor.exported_weights().items()}
     weights[name].flat[-1] = value
     with pytest.raises(DivergenceError, match=rf"policy weight {name} is not finite after 17 updates") as raised:
         publisher.publish(weights, step=17)
     assert "\n" not in str(raised.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert board[Slot.POLICY_VERSION] == 1
-    assert publisher.publish(actor_weights(algorithm), step=18) == policy_path(folder, 2)
+    assert publisher.publish(algorithm.actor.exported_weights(), step=18) == policy_path(folder, 2)
 
 
 def test_the_first_and_the_newest_versions_are_kept(publisher: Publisher, folder: Path, algorithm: IQL) -> None:
-    weights = actor_weights(algorithm)
+    weights = algorithm.actor.exported_weights()
     for _ in range(KEEP + 7):
         publisher.publish(weights, step=1)
     assert published_versions(folder) == [1, *range(8, KEEP + 8)]
@@ -135,7 +134,7 @@ def test_a_death_before_the_board_is_told_costs_a_number_not_a_version(
     publisher: Publisher, folder: Path, board: Board, template: Template, contract: Contract, algorithm: IQL,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    weights = actor_weights(algorithm)
+    weights = algorithm.actor.exported_weights()
     publisher.publish(weights, step=1)
 
     def die(*_arguments: object, **_options: object) -> None:
@@ -161,7 +160,7 @@ def test_a_file_without_its_checksum_is_no_published_version(folder: Path) -> No
 def test_a_reader_can_always_open_the_version_on_the_board(
     publisher: Publisher, folder: Path, board: Board, algorithm: IQL
 ) -> None:
-    weights = actor_weights(algorithm)
+    weights = algorithm.actor.exported_weights()
     publisher.publish(weights, step=1)
     seen: list[int] = []
     failures: list[Exception] = []

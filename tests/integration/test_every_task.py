@@ -13,7 +13,6 @@ from agent.algorithms.iql_config import IQLConfig
 from agent.config import TrainConfig
 from agent.config_files import load_preset, merge
 from agent.exporting import network_reference
-from agent.learner import actor_weights
 from agent.policy_contract import make_contract
 from agent.preparation import make_preparation
 from agent.transitions import Preparer
@@ -72,14 +71,14 @@ def test_a_task_goes_from_steps_to_an_exported_policy_that_acts_in_it(env_id: st
     )  # fmt: skip
     sampler = store.sampler(16, rng=np.random.default_rng(2))
     prepare = Preparer(preparation, torch.device("cpu"))
-    before = {name: weight.copy() for name, weight in actor_weights(iql).items()}
+    before = {name: weight.copy() for name, weight in iql.actor.exported_weights().items()}
     losses = [iql.update(prepare(sampler.next())) for _ in range(20)]
     assert all(bool(tensor.isfinite().all()) for result in losses for tensor in result.values())
-    assert any(not np.array_equal(before[name], weight) for name, weight in actor_weights(iql).items())
+    assert any(not np.array_equal(before[name], weight) for name, weight in iql.actor.exported_weights().items())
 
     contract = make_contract(spec, preparation, run="test", algorithm="iql", env=described["env"])
     model = export_policy(iql.actor.trunk, log_std=iql.actor.clamped_log_std(), contract=contract)
-    assert Template.from_bytes(model).patch(actor_weights(iql), contract) == model
+    assert Template.from_bytes(model).patch(iql.actor.exported_weights(), contract) == model
     runner = PolicyRunner(model)
     observation, _ = env.reset(seed=3)
     reference = network_reference(iql, preparation)

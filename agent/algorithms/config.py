@@ -1,0 +1,37 @@
+"""What the configurations of all algorithms share. Free of torch, so that any process can read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+Rule = tuple[str, bool, str]
+"""(field, whether its value can work, what it must be)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmConfig:
+    """Hyper-parameters that every algorithm has; subclasses add theirs and say where the values come from."""
+
+    name: str = ""
+    """Which algorithm."""
+    discount: float = 0.99
+    """γ, per environment step, in [0, 1)."""
+    learning_rate: float = 3e-4
+    """Adam's step size."""
+    batch_size: int = 256
+    """Transitions an update."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of all networks."""
+
+    fine_tunes: ClassVar[bool] = True
+    """Whether the algorithm can go on learning from its own experience."""
+
+    def rules(self) -> list[Rule]:
+        """The ranges of all fields, for one clear error."""
+        return [
+            ("discount", 0.0 <= self.discount < 1.0, "must lie in [0, 1)"),
+            ("learning_rate", self.learning_rate > 0.0, "must be positive"),
+            ("batch_size", self.batch_size >= 1, "must be 1 or more"),
+            ("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "needs one width or more, each at least 1"),
+        ]
