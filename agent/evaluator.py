@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from agent.evaluate import evaluate, evaluation_rng
+from agent.evaluation import evaluate, evaluation_rng
 from agent.policies import scoring_spec
 from agent.process import run_child
 from agent.publish import policy_path

@@ -18,7 +18,7 @@ import torch
 from agent import algorithms, checkpoint
 from agent.algorithms.base import Algorithm
 from agent.errors import RunError
-from agent.evaluate import evaluate, evaluation_rng, make_matching_env
+from agent.evaluation import evaluate, evaluation_rng, make_matching_env
 from agent.policies import env_spec_of
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation

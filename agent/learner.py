@@ -28,10 +28,10 @@ from agent.divergence import check_bounds, check_finite
 from agent.errors import RunError
 from agent.execution import Execution
 from agent.feeding import Feed, Sampler, batches_ahead
-from agent.finetune import finetune
+from agent.finetuning import finetune
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
-from agent.pretrain import pretrain
+from agent.pretraining import pretrain
 from agent.process import StopSignal, keep_freed_memory, run_child
 from agent.publish import Publisher
 from agent.resume import library_versions, load_for

@@ -11,7 +11,7 @@ import numpy as np
 
 from agent.config import TrainConfig
 from agent.errors import RunError
-from agent.evaluate import make_matching_env
+from agent.evaluation import make_matching_env
 from agent.files import write_atomic
 from agent.preparation import Preparation, make_preparation
 from agent.run_directory import RunDirectory

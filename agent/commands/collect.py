@@ -14,7 +14,7 @@ import numpy as np
 
 from agent.console import messages, progress, results, write_json
 from agent.errors import ConfigError
-from agent.evaluate import check_layout
+from agent.evaluation import check_layout
 from agent.faults import FaultBudget
 from agent.process import StopSignal
 from envs.catalog import lookup

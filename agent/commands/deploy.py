@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from agent.console import results, table, write_json
-from agent.deploy import SimulatedRobot, StoreRecorder, load_robot, start_watchdog
+from agent.deploying import SimulatedRobot, StoreRecorder, load_robot, start_watchdog
 from agent.errors import ConfigError
 from agent.policies import env_spec_of, resolve_policy
 from agent.process import StopSignal
@@ -159,7 +159,7 @@ def make_robot(args: Args, contract: Contract) -> Robot:
     if args.robot:
         return load_robot(args.robot)
     # Only here: a device without the simulation extra can still drive --robot.
-    from agent.evaluate import evaluation_rng, make_matching_env
+    from agent.evaluation import evaluation_rng, make_matching_env
 
     spec = env_spec_of(contract, args.env, args.max_episode_steps)
     env = make_matching_env(spec, contract.layout_fingerprint, what=f"policy {contract.policy_id}")

@@ -17,7 +17,7 @@ import tyro
 from agent.commands.train import SCORE_COLUMNS, score_cells
 from agent.console import progress, results, table, write_json
 from agent.errors import ConfigError
-from agent.evaluate import evaluate, evaluation_rng, make_matching_env
+from agent.evaluation import evaluate, evaluation_rng, make_matching_env
 from agent.policies import env_spec_of, resolve_policy
 from export.runner import PolicyRunner
 

@@ -17,7 +17,7 @@ from agent.algorithms.iql import IQL
 from agent.errors import CheckpointError
 from agent.feeding import AHEAD, Feed
 from agent.preparation import make_preparation
-from agent.pretrain import pretrain
+from agent.pretraining import pretrain
 from agent.transitions import Preparer
 from replay.schema import StoreSpec
 from replay.statistics import observation_moments

@@ -12,7 +12,7 @@ from agent.algorithms.iql import IQL
 from agent.algorithms.iql_config import IQLConfig
 from agent.feeding import Feed
 from agent.preparation import make_preparation
-from agent.pretrain import pretrain
+from agent.pretraining import pretrain
 from agent.transitions import Preparer
 from replay.schema import StoreSpec
 from replay.statistics import observation_moments, returns

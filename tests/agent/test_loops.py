@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from agent.board import Board, CollectorSlot, Phase, Slot
-from agent.finetune import finetune
-from agent.pretrain import pretrain
+from agent.finetuning import finetune
+from agent.pretraining import pretrain
 from agent.transitions import Transitions
 from replay.limiter import Limiter
 

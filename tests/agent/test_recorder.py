@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.deploy import STREAM, StoreRecorder, spec_of_contract
+from agent.deploying import STREAM, StoreRecorder, spec_of_contract
 from export.control_loop import ControlLoop, Reading
 from export.onnx_writer import export_policy
 from export.runner import PolicyRunner

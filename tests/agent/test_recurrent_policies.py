@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agent.commands import collect
-from agent.evaluate import finished_episodes
+from agent.evaluation import finished_episodes
 from envs.rollout import rollout
 from envs.wrappers import FlatEnv
 from export.onnx_writer import export_policy

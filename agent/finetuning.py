@@ -12,7 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from agent.pretrain import Algorithm, Feed
+from agent.pretraining import Algorithm, Feed
 from replay.limiter import Limiter
 
 
