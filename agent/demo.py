@@ -29,6 +29,7 @@ from agent.errors import RunError
 from agent.exporting import export_run
 from agent.files import write_atomic
 from agent.report import write_report
+from agent.run_directory import RunDirectory
 from agent.scores import summarize
 from envs.catalog import lookup
 from envs.experts.waypoint import WaypointConfig
@@ -159,7 +160,7 @@ class Demo:
 
     def deploy(self) -> dict[str, Any]:
         """Fly the bundle in simulation through the device's control loop, once, and score what it did."""
-        record = self.run / "deploy.json"
+        record = RunDirectory(self.run).deployment
         if not record.exists():
             flights = self.out / "flights.zarr"
             remove_store(flights)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from agent import algorithms, checkpoint
 from agent.algorithms.base import Algorithm
 from agent.errors import RunError
 from agent.evaluation import evaluate, evaluation_rng, make_matching_env
+from agent.files import write_atomic
 from agent.policies import env_spec_of
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
@@ -138,7 +140,7 @@ def export_run(
         sign_key=sign_key,
     )
     manifest = dict(policy.manifest or {})
-    return {
+    outcome = {
         "bundle": str(out),
         "policy": contract.policy_id,
         "step": algorithm.updates,
@@ -147,6 +149,8 @@ def export_run(
         "left_out": manifest["left_out"],
         "signed": sign_key is not None,
     }
+    write_atomic(run.export, json.dumps({"time": time.time(), **outcome}).encode())
+    return outcome
 
 
 def scorer(contract: Contract, episodes: int, seed: int) -> Callable[[PolicyRunner], Mapping[str, Any]]:

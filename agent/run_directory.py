@@ -1,7 +1,7 @@
 """The run directory: names of its files, who owns it, and whether a command may continue it.
 
 RUN/ config.toml  status.json  metrics.jsonl  events.jsonl  tensorboard/  board.bin  agent.lock  logs/
-     checkpoints/STEP/ + LATEST   policies/vNNNNNN.onnx + LATEST   replay.zarr/   report.html
+     checkpoints/STEP/ + LATEST   policies/vNNNNNN.onnx + LATEST   replay.zarr/   report.html  export.json  deploy.json
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class RunDirectory:
         self.policies = path / "policies"
         self.replay = path / "replay.zarr"
         self.report = path / "report.html"
+        self.deployment = path / "deploy.json"
+        self.export = path / "export.json"
 
     def load_config(self) -> TrainConfig:
         """The configuration that the run was started with; RunError where `path` is no run."""

@@ -138,7 +138,7 @@ class ControlLoop:
         self._rolling_back = True
 
     def report(self) -> dict[str, Any]:
-        """JSON-able figures of the last run: latencies in µs, rate held, overruns, faults, episodes."""
+        """JSON-able figures of the last run: latencies in µs and their histogram, rate held, overruns, faults, episodes."""
         latency = {f"p{share * 100:g}": self._latency.quantile(share) for share in (0.5, 0.99, 0.999)}
         latency["max"] = self._latency.largest if self._latency.count else None
         return {
@@ -149,6 +149,7 @@ class ControlLoop:
             "returns": list(self._returns),
             "lengths": list(self._lengths),
             "latency_us": {name: None if value is None else round(value * 1e6, 2) for name, value in latency.items()},
+            "latency_histogram": self._latency.to_json(),
             "target_hz": self._hz,
             "rate_hz": self._pacer.rate,
             "overruns": self._pacer.overruns,

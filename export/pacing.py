@@ -86,3 +86,12 @@ class LatencyHistogram:
                 edge = math.inf if bucket == _BUCKETS - 1 else _SMALLEST_S * 2.0 ** ((bucket + 1) / _PER_OCTAVE)
                 return min(edge, self.largest)
         return None
+
+    def to_json(self) -> dict[str, list[float]] | None:
+        """`edges_us` [K + 1], ascending, and `counts` [K] of the buckets in use and those between; None without any."""
+        used = [bucket for bucket, number in enumerate(self._buckets) if number]
+        if not used:
+            return None
+        first, stop = used[0], used[-1] + 1
+        edges = [round(1e6 * _SMALLEST_S * 2.0 ** (bucket / _PER_OCTAVE), 4) for bucket in range(first, stop + 1)]
+        return {"edges_us": edges, "counts": list(self._buckets[first:stop])}

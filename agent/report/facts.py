@@ -13,7 +13,7 @@ from agent.config import TrainConfig
 from agent.errors import RunError
 from agent.files import read_lines
 from agent.report.results import Result, data_result, latest_evaluations, result_of, task_of
-from agent.report.streams import StreamFacts, stream_facts
+from agent.report.streams import StreamFacts, Versions, stream_facts
 from agent.run_directory import TURNING_POINTS, RunDirectory
 from envs.catalog import Task
 from replay.episodes import episode_table
@@ -41,12 +41,16 @@ class Facts:
     """Every evaluation, by online steps."""
     training: list[dict[str, Any]]
     """Learner's lines of metrics.jsonl; those that a resume took back are left out."""
+    diagnostics: list[dict[str, Any]]
+    """Lines of kind diagnostics: effective rank, dead units, calibration."""
     incidents: list[dict[str, Any]]
     """Lines of events.jsonl that tell of something that went wrong."""
     turning_points: list[dict[str, Any]]
     """The other lines of events.jsonl."""
     deployment: dict[str, Any] | None
     """deploy.json: the control loop's own report."""
+    export: dict[str, Any] | None
+    """export.json: what the newest export of the run was compared with, and how it agreed."""
     data_returns: np.ndarray | None
     """Returns of the logged episodes that were not interrupted, [E]; None where the store cannot be read."""
     data_problem: str
@@ -55,6 +59,8 @@ class Facts:
     """Streams of the offline store."""
     online: list[StreamFacts]
     """Streams of the run's own store."""
+    versions: Versions | None
+    """The run's own steps by policy version; None where it has none."""
     started: float | None
     """Unix time of the first record."""
     as_of: float | None
@@ -74,15 +80,16 @@ def gather(path: Path) -> Facts:
     env = read_json(run.env)
     task = task_of(env)
     metrics, events = read_lines(run.metrics), read_lines(run.events)
-    status, deployment = read_json(run.status), read_json(path / "deploy.json")
+    status, deployment = read_json(run.status), read_json(run.deployment)
     evaluations = latest_evaluations(metrics)
     results: dict[str, Result] = {}
-    returns, offline, problem = None, [], ""
+    returns, problem = None, ""
+    offline: list[StreamFacts] = []
     try:
         store = Store.open(config.replay)
         reader = store.reader()
         table = episode_table(reader)
-        offline = stream_facts(reader, table)
+        offline, _ = stream_facts(reader, table)
         returns = table.returns[~table.interrupted]
         if len(returns):
             results["data"] = data_result(task, store, reader, table)
@@ -98,9 +105,10 @@ def gather(path: Path) -> Facts:
     if deployment is not None and "mean" in deployment and "ci" in deployment:
         results["deployed"] = result_of(deployment, task, key="deployed")
     online: list[StreamFacts] = []
+    versions = None
     if (run.replay / "zarr.json").exists():
         reader = Store.open(run.replay).reader()
-        online = stream_facts(reader, episode_table(reader))
+        online, versions = stream_facts(reader, episode_table(reader))
     times = [float(r["time"]) for r in (*metrics, *events, *([status] if status else [])) if "time" in r]
     return Facts(
         name=path.resolve().name,
@@ -111,13 +119,16 @@ def gather(path: Path) -> Facts:
         results=results,
         curve=[result_of(record, task, key=record["label"]) for record in evaluations],
         training=surviving(record for record in metrics if record.get("kind") == "train"),
+        diagnostics=surviving(record for record in metrics if record.get("kind") == "diagnostics"),
         incidents=[event for event in events if event.get("kind") not in TURNING_POINTS],
         turning_points=[event for event in events if event.get("kind") in TURNING_POINTS],
         deployment=deployment,
+        export=read_json(run.export),
         data_returns=returns if returns is not None and len(returns) else None,
         data_problem=problem,
         offline=offline,
         online=online,
+        versions=versions,
         started=min(times, default=None),
         as_of=max(times, default=None),
     )

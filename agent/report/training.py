@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 
 from agent.report.facts import Facts
-from agent.report.svg import FINETUNED, INK, PANEL, PRETRAINED, Picture, boundary_labels, inline_svg, thousands
+from agent.report.svg import (
+    DATA,
+    DEPLOYED,
+    FINETUNED,
+    INK,
+    MUTED,
+    PANEL,
+    PRETRAINED,
+    Picture,
+    boundary_labels,
+    inline_svg,
+    thousands,
+)
 from agent.report.words import number, whole
 
 MOST_POINTS = 300
@@ -25,7 +37,7 @@ class Series:
     """Name in the legend."""
     colour: str = FINETUNED
     """Colour."""
-    style: str = "-"
+    style: Any = "-"
     """Line style."""
     spread: str = ""
     """Key of a standard deviation drawn as a band; empty for none."""
@@ -54,29 +66,74 @@ PANELS: dict[str, tuple[Series, ...]] = {
 }
 
 
+# What a line tells beside the learner's figures: the panels need no picture of it.
+CONTEXT = frozenset(
+    {
+        "time",
+        "updates",
+        "online_steps",
+        "policy_version",
+        "data_wait_fraction",
+        "checkpoint_block_ms",
+        "weight_clipped_share",
+    }
+)
+COLOURS = (FINETUNED, PRETRAINED, DEPLOYED, DATA, MUTED)
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+MOST_OTHERS = 12
+
+
 def training_panels(facts: Facts) -> list[Picture]:
-    """One small figure for each group of the learner's figures that was logged."""
+    """One small figure for each group of the learner's figures that was logged, the algorithm's own after the known."""
+    groups = {**PANELS, **other_panels(facts.training)}
     made = []
-    for index, (title, group) in enumerate(PANELS.items()):
-        present = [s for s in group if any(isinstance(line.get(s.key), int | float) for line in facts.training)]
+    for index, (title, group) in enumerate(groups.items()):
+        present = [s for s in group if np.isfinite(column(facts.training, s.key)).any()]
         if present:
-            made.append(training_panel(facts, f"panel{index}", title, present))
+            made.append(series_panel(facts, facts.training, f"panel{index}", title, present))
     return made
 
 
-def training_panel(facts: Facts, name: str, title: str, group: Sequence[Series]) -> Picture:
-    """One group over updates, with the boundary between offline and online ones."""
-    updates = column(facts.training, "updates")
-    online = [line["updates"] for line in facts.training if line.get("phase") == "online"]
+def other_panels(lines: Sequence[dict[str, Any]]) -> dict[str, tuple[Series, ...]]:
+    """Panels of the keys that `PANELS` does not name: gradient norms together, the others one by one."""
+    shown = {name for group in PANELS.values() for s in group for name in (s.key, s.spread)}
+    keys = dict.fromkeys(
+        key for line in lines for key, value in line.items()
+        if key not in shown | CONTEXT and isinstance(value, int | float) and not isinstance(value, bool)
+    )  # fmt: skip
+    norms = [key for key in keys if key.startswith("grad_norm_")][: len(COLOURS)]
+    panels: dict[str, tuple[Series, ...]] = {}
+    if norms:
+        panels["Gradient norms"] = tuple(
+            Series(key=key, label=key.removeprefix("grad_norm_"), colour=colour, style=style, wide_range=True)
+            for key, colour, style in zip(norms, COLOURS, STYLES, strict=False)
+        )
+    # A maximum or deviation whose mean is shown says little by itself.
+    plain = [key for key in keys if key not in norms and not key.endswith(("_std", "_max"))]
+    for key in plain[:MOST_OTHERS]:
+        title = key.removesuffix("_mean").replace("_", " ").capitalize()
+        spread = key.removesuffix("mean") + "std" if key.endswith("_mean") else ""
+        spread = spread if spread in keys else ""
+        panels[title + (", ± 1 standard deviation" if spread else "")] = (
+            Series(key=key, label=key.replace("_", " "), spread=spread, wide_range=True),
+        )
+    return panels
+
+
+def series_panel(
+    facts: Facts, lines: Sequence[dict[str, Any]], name: str, title: str, group: Sequence[Series]
+) -> Picture:
+    """One group of keys of `lines` over updates, with the boundary between offline and online ones."""
+    updates = column(lines, "updates")
+    online = any(line.get("phase") == "online" for line in lines)
     boundary = facts.config.pretrain_steps if online else None
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         for series in group:
-            values = column(facts.training, series.key)
-            x, y, low, high = thin(updates, values)
+            x, y, low, high = thin(updates, column(lines, series.key))
             if series.spread:
-                spread = thin(updates, column(facts.training, series.spread))[1]
+                spread = thin(updates, column(lines, series.spread))[1]
                 low, high = y - spread, y + spread
             axes.fill_between(x, low, high, color=series.colour, alpha=0.18, linewidth=0)
             marker = "o" if len(x) == 1 else ""
@@ -84,12 +141,8 @@ def training_panel(facts: Facts, name: str, title: str, group: Sequence[Series])
         if boundary is not None:
             axes.axvline(boundary, color=INK, linewidth=1.0)
             boundary_labels(axes, boundary)
-        shown = np.concatenate([column(facts.training, s.key) for s in group])
-        shown = shown[np.isfinite(shown)]
-        if any(s.wide_range for s in group) and shown.min() > 0 and shown.max() / shown.min() > 30:
-            axes.set_yscale("log")
-        elif shown.min() >= 0:
-            axes.set_ylim(*((0, None) if shown.max() > 0 else (-0.03, 1)))
+        shown = np.concatenate([column(lines, s.key) for s in group])
+        fit_values(axes, shown[np.isfinite(shown)], wide_range=any(s.wide_range for s in group))
         axes.set_xlim(0, None)
         axes.set_xlabel("updates")
         axes.xaxis.set_major_formatter(thousands)
@@ -99,7 +152,7 @@ def training_panel(facts: Facts, name: str, title: str, group: Sequence[Series])
 
     said = []
     for series in group:
-        values = column(facts.training, series.key)
+        values = column(lines, series.key)
         good = np.flatnonzero(np.isfinite(values))
         said.append(
             f"{series.label} {number(float(values[good[0]]))} after {whole(updates[good[0]])} updates, "
@@ -108,6 +161,18 @@ def training_panel(facts: Facts, name: str, title: str, group: Sequence[Series])
         )
     words = f"{title}: {'; '.join(said)}." + (f" Updates are online from {whole(boundary)} on." if boundary else "")
     return Picture(title=title, words=words, wide=inline_svg(name, PANEL, words, draw), narrow="")
+
+
+def fit_values(axes: Any, values: np.ndarray, *, wide_range: bool) -> None:
+    """A logarithmic scale for positive values of a wide range; else one that begins at 0 where nothing lies below."""
+    if wide_range and values.min() > 0 and values.max() / values.min() > 30:
+        axes.set_yscale("log")
+        # Powers of ten alone may leave a panel with one label, all multiples are too many.
+        axes.yaxis.get_major_locator().set_params(subs=(1.0, 3.0) if values.max() / values.min() < 1e3 else (1.0,))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if 1e-3 <= value < 1e4 else f"{value:.0e}")
+        axes.yaxis.set_minor_formatter(lambda value, _: "")
+    elif values.min() >= 0:
+        axes.set_ylim(*((0, None) if values.max() > 0 else (-0.03, 1)))
 
 
 def column(lines: Sequence[dict[str, Any]], key: str) -> np.ndarray:

@@ -32,6 +32,12 @@ def percent(share: float | None) -> str:
     return text.removesuffix(".0") + "%"
 
 
+def small(value: float) -> str:
+    """A difference, to one digit: `3e-7`."""
+    mantissa, _, exponent = f"{value:.0e}".partition("e")
+    return "0" if value == 0 else f"{mantissa}e{int(exponent)}".replace("-", "−")
+
+
 def score(value: float) -> str:
     """A normalised score, to the tenth."""
     return f"{value:,.1f}".replace("-", "−")
@@ -156,12 +162,21 @@ def summary(facts: Facts) -> list[str]:
             assert measured is not None
             text += f"; the pretrained policy with {value_text(measured[0], shown)} {place}"
         said.append(text + ".")
+    if facts.export is not None:
+        said.append(exported(facts.export))
     if "deployed" in results:
         said.append(deployed(facts, results["deployed"], kind))
     said.append(incidents(facts))
     if facts.status is not None and facts.status["phase"] != "done":
         said.append(state(facts.status))
     return said
+
+
+def exported(record: dict[str, Any]) -> str:
+    """How well the newest export matches the trained network."""
+    parity = record["parity"]
+    text = f"The exported policy matches the trained network to {small(parity['action_error'])}"
+    return f"{text} on {whole(parity['observations'])} observations."
 
 
 def deployed(facts: Facts, result: Result, kind: str) -> str:

@@ -9,126 +9,23 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from agent.config import OnlineConfig, TrainConfig
 from agent.errors import RunError
 from agent.files import append_line, write_atomic
 from agent.report import write_report
 from agent.report.facts import gather, surviving
 from agent.report.returns import bins
-from agent.report.training import thin
+from agent.report.training import other_panels, thin
 from agent.report.words import lead, summary
 from agent.run_directory import RunDirectory
-from replay.schema import StoreSpec
 from replay.statistics import returns
 from replay.store import Store
-
-START = 1_795_225_000.0
-MAZE = {"id": "PointMaze_Medium-v3", "kwargs": {"continuing_task": False}, "max_episode_steps": 200}
-TERMS = [{"name": "observation", "offset": 0, "length": 3, "dtype": "float64"}]
-VOID = {"meta", "link", "br", "img", "hr", "input"}
-
-
-class Page(HTMLParser):
-    """Elements with their attributes and text, in document order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.texts: list[tuple[tuple[int, ...], str]] = []
-        self._open: list[int] = []
-        self.feed(text)
-        assert not self._open, f"left open: {[self.elements[i] for i in self._open]}"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self._open.append(len(self.elements))
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.elements[self._open.pop()][0] == tag, f"</{tag}> at {self.getpos()} closes another element"
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append((tuple(self._open), data))
-
-    def text(self, tag: str, **attributes: str) -> str:
-        """Text of the first such element, white space collapsed."""
-        wanted = next(
-            i
-            for i, (name, found) in enumerate(self.elements)
-            if name == tag and all(found.get(key.rstrip("_")) == value for key, value in attributes.items())
-        )
-        return " ".join(" ".join(text for path, text in self.texts if wanted in path).split())
-
-    def values_in(self, **attributes: str) -> list[float]:
-        """The exact numbers (<data value>) inside the element with these attributes."""
-        wanted = next(i for i, (_, found) in enumerate(self.elements) if attributes.items() <= found.items())
-        paths = {i: path for path, _ in self.texts for i in path}
-        return [
-            float(found["value"])
-            for i, (name, found) in enumerate(self.elements)
-            if name == "data" and wanted in paths.get(i, ())
-        ]
-
-
-def evaluation(label: str, step: int, mean: float, ci: tuple[float, float], **more: Any) -> dict[str, Any]:
-    """An evaluation line as `agent.evaluator` writes it."""
-    record = {
-        "time": START + 100 + step / 10, "kind": "evaluation", "label": label, "online_steps": step,
-        "policy_version": 1 + step // 100, "updates": 3000 + step, "seconds": 1.0, "episodes": 100, "mean": mean,
-        "std": 0.3, "ci": list(ci), "normalized": 100 * mean, "success": mean, "length": 150.5, "steps_to_goal": 99.25,
-    }  # fmt: skip
-    return record | more
-
-
-def training(updates: int, phase: str, value_loss: float) -> dict[str, Any]:
-    """A learner's line as `agent.training_log` writes it."""
-    return {
-        "time": START + updates / 100, "kind": "train", "phase": phase, "updates": updates, "value_loss": value_loss,
-        "critic_loss": 0.5, "actor_loss": -1.25, "q_mean": -7.0, "q_std": 1.0, "v_mean": -6.5, "v_std": 1.0,
-        "advantage_mean": -0.2, "advantage_std": 0.1, "advantage_max": 0.4, "weight_mean": 0.7, "weight_max": 31.0,
-        "updates_per_second": 200.0, "wait_seconds": 0.0,
-    }  # fmt: skip
-
-
-def fill(store: Store, stream: str, episode_returns: list[float], version: int = 0) -> None:
-    """Episodes of five steps whose last reward is the return."""
-    with store.writer(stream, durability="process") as writer:
-        for total in episode_returns:
-            for step in range(5):
-                observation = np.full(3, step, dtype=np.float32)
-                writer.append(
-                    observation, np.zeros(1, np.float32), total if step == 4 else 0.0,
-                    terminated=step == 4 and total > 0, truncated=step == 4 and total <= 0,
-                    next_observation=observation + 1, first=step == 0, policy_version=version,
-                )  # fmt: skip
-
-
-def make_run_in(
-    folder: Path, *records: dict[str, Any], name: str = "door", env: dict[str, Any] = MAZE, online_steps: int = 6000
-) -> RunDirectory:
-    """A run with a config and an offline store of 40 episodes, 11 of them successes; metrics as given."""
-    spec = StoreSpec.from_terms(TERMS, [-1.0], [1.0], env=env)
-    fill(Store.create(folder / "data.zarr", spec, chunk_rows=1024), "collect", [1.0] * 11 + [0.0] * 29)
-    run = RunDirectory(folder / name)
-    config = TrainConfig(
-        replay=folder / "data.zarr", out=run.path, seed=3, pretrain_steps=3000, online_steps=online_steps,
-        online=OnlineConfig(warmup_steps=1000),
-    )  # fmt: skip
-    run.save_config(config)
-    write_atomic(run.env, json.dumps(env).encode())
-    for record in records:
-        append_line(run.metrics, record)
-    return run
+from tests.agent_report.page import Page
+from tests.agent_report.runs import FINISHED, MAZE, START, evaluation, finish, make_run_in, training
 
 
 @pytest.fixture
@@ -136,39 +33,8 @@ def make_run(tmp_path: Path) -> Callable[..., RunDirectory]:
     return functools.partial(make_run_in, tmp_path)
 
 
-FINISHED = (
-    *(training(u, "offline", 1.0 / u) for u in range(500, 3001, 500)),
-    evaluation("pretrained", 0, 0.41, (0.32, 0.51)),
-    *(training(u, "online", 0.002) for u in range(3500, 8001, 500)),
-    evaluation("curve", 2000, 0.55, (0.34, 0.74), episodes=20),
-    evaluation("curve", 4000, 0.7, (0.48, 0.855), episodes=20),
-    evaluation("finetuned", 6000, 0.88, (0.802, 0.93)),
-)
-DEPLOYMENT = {
-    "state": "OK", "reason": None, "steps": 8400, "episodes": 50, "policy_id": "door-v000061", "policy_version": 61,
-    "latency_us": {"p50": 21.3, "p99": 48.2, "p99.9": 103.1, "max": 911.2}, "target_hz": 50.0, "rate_hz": 49.98,
-    "overruns": 3, "held_steps": 0, "faults": {}, "mean": 0.86, "std": 0.35, "ci": [0.738, 0.93], "normalized": 86.0,
-    "success": 0.86, "length": 140.0, "steps_to_goal": 120.0,
-}  # fmt: skip
-
-
 def page_of(run: RunDirectory) -> Page:
     return Page(write_report(run.path).read_text())
-
-
-def finish(run: RunDirectory) -> RunDirectory:
-    """Give a run everything that a finished one has: online streams, a deployment, a status."""
-    online = Store.create(run.replay, Store.open(run.path.parent / "data.zarr").spec, chunk_rows=1024)
-    fill(online, "collector-000", [1.0, 0.0, 1.0], version=4)
-    fill(online, "collector-001", [0.0, 0.0], version=7)
-    write_atomic(run.path / "deploy.json", json.dumps(DEPLOYMENT).encode())
-    status = {
-        "time": START + 900, "pid": 1, "phase": "done", "stopped": True, "pretrain_step": 3000, "pretrain_steps": 3000,
-        "online_steps": 6000, "planned_online_steps": 6000, "online_updates": 5000, "policy_version": 61,
-        "learner_wait_seconds": 0.0, "collectors": [],
-    }  # fmt: skip
-    write_atomic(run.status, json.dumps(status).encode())
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +72,52 @@ def test_figures_are_told_in_words_with_the_same_numbers(finished: RunDirectory)
     assert any("40 logged episodes" in words and "Fine-tuned 0.880" in words for words in told)
     losses = next(words for words in told if words.startswith("Value loss"))
     assert "0.002 after 500 updates, 0.002 after 8,000" in losses and "online from 3,000 on" in losses
+
+
+def test_what_an_export_a_deployment_and_the_diagnostics_recorded_is_shown(finished: RunDirectory) -> None:
+    page = Page(finished.report.read_text())
+    assert "The exported policy matches the trained network to 3e−7 on 10,000 observations." in page.text(
+        "p", class_="summary"
+    )
+    exported = page.text("section", **{"aria-labelledby": "export"})
+    assert "float32: largest difference of an action 3e−7 over 10,000 observations, allowed 1e−5" in exported
+    assert "wfp16: largest difference of an action 2e−4" in exported
+    told = " ".join(attributes["aria-label"] for tag, attributes in page.elements if tag == "svg")
+    assert "critic 80.00 after 3,000 updates, 48.00 after 8,000" in told
+    assert "offline, 3,000 updates, 40 points: Q exceeds the return by 4.000 on average, correlation 1.000" in told
+    assert "online, 8,000 updates, 40 points: Q exceeds the return by 1.500 on average" in told
+    assert "Time to decide on 8,400 actions: p50 21.30 µs" in told and "with 8,000 actions" in told
+    assert "The control period is 20 ms" in told
+    assert "25 online steps by the policy versions 4 to 7" in told
+    assert "versions 4 have a mean return of 0.667, those by 7 of 0.000" in told
+
+
+def test_what_was_not_recorded_has_no_section(make_run: Callable[..., RunDirectory]) -> None:
+    page = page_of(make_run(*(line for line in FINISHED if line["kind"] != "diagnostics")))
+    ids = {attributes.get("id") for _, attributes in page.elements}
+    assert ids.isdisjoint({"calibration", "export", "deployment"}) and {"results", "training"} <= ids
+    assert not any("ffective rank" in attributes.get("aria-label", "") for _, attributes in page.elements)
+
+
+def test_a_timeline_tells_incidents_from_turning_points(make_run: Callable[..., RunDirectory]) -> None:
+    run = make_run(*FINISHED)
+    for at, kind in ((10.0, "executor"), (31.0, "env_fault"), (32.0, "env_fault"), (50.0, "resumed")):
+        append_line(run.events, {"time": START + at, "kind": kind, "message": kind})
+    told = next(a["aria-label"] for t, a in page_of(run).elements if t == "svg" and "turning point" in a["aria-label"])
+    assert told.startswith("2 incidents and 2 turning points in 0:")
+    assert "env fault 2×, executor 1×, resumed 1×" in told
+    assert "Offline updates ran from 0:00:00 to 0:00:25. Online updates ran from 0:00:30 to 0:01:15." in told
+
+
+def test_an_unknown_algorithms_figures_get_panels_of_their_own() -> None:
+    lines = [{**training(500, "offline", 1.0), "alpha": 0.1, "grad_norm_actor": 2.0, "grad_norm_critic": 3.0,
+              "entropy_mean": 1.0, "entropy_std": 0.2, "entropy_max": 2.0, "note": "text"}]  # fmt: skip
+    panels = other_panels(lines)
+    assert [(title, [s.key for s in group]) for title, group in panels.items()] == [
+        ("Gradient norms", ["grad_norm_actor", "grad_norm_critic"]),
+        ("Alpha", ["alpha"]),
+        ("Entropy, ± 1 standard deviation", ["entropy_mean"]),
+    ]
 
 
 def test_the_summary_is_one_paragraph_of_facts(finished: RunDirectory) -> None:
@@ -269,7 +181,7 @@ def test_the_page_is_self_contained(finished: RunDirectory) -> None:
 def test_figures_take_every_colour_from_the_page(finished: RunDirectory) -> None:
     text = finished.report.read_text()
     drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(drawings) == 12
+    assert len(drawings) == 19
     for drawing in drawings:
         assert not re.search(r"#[0-9a-f]{6}\b", drawing)
     named = set(re.findall(r"var\((--[a-z]+)\)", text)) - {"--colour"}
@@ -320,8 +232,8 @@ def test_a_run_that_only_pretrains_has_a_report(make_run: Callable[..., RunDirec
 
 
 def test_a_run_in_progress_says_so_far(make_run: Callable[..., RunDirectory]) -> None:
-    run = finish(make_run(*FINISHED[:-2]))
-    (run.path / "deploy.json").unlink()
+    run = finish(make_run(*FINISHED[:-3]))
+    run.deployment.unlink()
     status = json.loads(run.status.read_text()) | {"phase": "online", "stopped": False, "online_steps": 2500}
     write_atomic(run.status, json.dumps(status).encode())
     facts = gather(run.path)

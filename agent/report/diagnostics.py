@@ -1,0 +1,87 @@
+"""The critics' calibration, the effective rank of the features and dead units, where the run has recorded them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from agent.report.facts import Facts
+from agent.report.svg import FINETUNED, INK, MUTED, PRETRAINED, Picture, inline_svg
+from agent.report.training import Series, column, series_panel
+from agent.report.words import number, plural, whole
+
+SQUARE = (4.3, 3.9)
+PANELS = {
+    "Effective rank of the features (srank)": (
+        Series(key="srank_critic", label="critic"),
+        Series(key="srank_actor", label="actor", colour=PRETRAINED, style="--"),
+    ),
+    "Dead units, share": (
+        Series(key="dead_units_critic", label="critic"),
+        Series(key="dead_units_actor", label="actor", colour=PRETRAINED, style="--"),
+    ),
+}
+
+
+def diagnostic_panels(facts: Facts) -> list[Picture]:
+    """Rank, dead units and calibration over updates; only what was recorded."""
+    made = []
+    for index, (title, group) in enumerate(PANELS.items()):
+        present = [s for s in group if np.isfinite(column(facts.diagnostics, s.key)).any()]
+        if present:
+            made.append(series_panel(facts, facts.diagnostics, f"diagnostic{index}", title, present))
+    return made
+
+
+def calibration(facts: Facts) -> Picture | None:
+    """What the critics promised against the return that followed, at the end of each phase; None where not recorded."""
+    newest = {
+        str(line.get("phase")): line for line in facts.diagnostics if (line.get("calibration") or {}).get("q")
+    }  # fmt: skip
+    if not newest:
+        return None
+    groups = [
+        (
+            f"{phase}, {whole(line['updates'])} updates",
+            np.asarray(line["calibration"]["return"], float),
+            np.asarray(line["calibration"]["q"], float),
+            PRETRAINED if phase == "offline" else FINETUNED,
+            "D" if phase == "offline" else "o",
+        )
+        for phase, line in newest.items()
+    ]
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        values = np.concatenate([v for _, returns, q, *_ in groups for v in (returns, q)])
+        low, high = float(values.min()), float(values.max())
+        margin = 0.05 * (high - low or 1.0)
+        ends = [low - margin, high + margin]
+        axes.plot(ends, ends, color=INK, linewidth=1.0, linestyle="--", label="promise kept")
+        for name, returns, q, colour, marker in groups:
+            axes.plot(
+                returns, q, linestyle="", marker=marker, markersize=4, color=colour, alpha=0.6, label=name,
+                markeredgewidth=0,
+            )  # fmt: skip
+        axes.set_xlim(*ends)
+        axes.set_ylim(*ends)
+        axes.set_xlabel("discounted return that followed")
+        axes.set_ylabel("Q")
+        axes.tick_params(color=MUTED)
+        figure.legend(loc="outside lower left", ncols=1, labelcolor=INK, handlelength=2.0)
+
+    said = "; ".join(calibration_words(name, returns, q) for name, returns, q, *_ in groups)
+    words = f"Q against the discounted return that followed: {said}. Points above the dashed line promise too much."
+    drawing = inline_svg("calibration", SQUARE, words, draw)
+    return Picture(title="What the critics promised, and what followed", words=words, wide=drawing, narrow="")
+
+
+def calibration_words(name: str, returns: np.ndarray, q: np.ndarray) -> str:
+    """Bias and correlation of Q against returns, both [N]."""
+    text = (
+        f"{name}, {plural(len(q), 'point')}: Q exceeds the return by {number(float((q - returns).mean()))} on average"
+    )
+    if q.std() > 0 and returns.std() > 0:
+        text += f", correlation {number(float(np.corrcoef(q, returns)[0, 1]))}"
+    return text

@@ -1,0 +1,113 @@
+"""Rows of the report's tables, as text for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.config import TrainConfig
+from agent.config_files import flatten
+from agent.report.facts import Facts
+from agent.report.words import elapsed, moment, number, small, whole
+
+
+def interval_bars(facts: Facts) -> dict[str, tuple[float, float, float]]:
+    """For each result the left edge, width and mean of its interval, in percent of the span of all of them."""
+    intervals = [result.ci for result in facts.results.values()]
+    if not intervals:
+        return {}
+    low, high = min(ci[0] for ci in intervals), max(ci[1] for ci in intervals)
+    span = high - low or 1.0
+    return {
+        key: tuple(round(100.0 * v / span, 2) for v in (r.ci[0] - low, r.ci[1] - r.ci[0], r.mean - low))  # type: ignore[misc]
+        for key, r in facts.results.items()
+    }
+
+
+def deployment_rows(record: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """The control loop's own figures, for people; only those that were recorded."""
+    if record is None:
+        return []
+    latency = record.get("latency_us") or {}
+    rows = [("policy", record.get("policy_id")), ("state at the end", record.get("state"))]
+    rows += [("reason", record.get("reason")), ("actions", count_or_none(record.get("steps")))]
+    names = {"p50": "latency, median", "p99": "latency, 99th percentile", "p99.9": "latency, 99.9th percentile"}
+    rows += [
+        (name, f"{number(latency[key])} µs")
+        for key, name in {**names, "max": "latency, largest"}.items()
+        if latency.get(key) is not None
+    ]
+    if "rate_hz" in record:
+        held = "unknown" if record["rate_hz"] is None else f"{number(record['rate_hz'])} Hz"
+        target = record.get("target_hz")
+        rows.append(
+            ("control rate", f"{held}, asked for {number(target)} Hz" if target else f"{held}, as fast as possible")
+        )
+    rows += [
+        ("overruns", count_or_none(record.get("overruns"))),
+        ("held steps", count_or_none(record.get("held_steps"))),
+    ]
+    faults = record.get("faults")
+    if faults is not None:
+        rows.append(("faults", ", ".join(f"{name}: {count}" for name, count in faults.items()) or "none"))
+    rows += [
+        ("recorded steps", count_or_none(record.get("recorded"))),
+        ("lost steps", count_or_none(record.get("lost"))),
+    ]
+    return [(name, str(value)) for name, value in rows if value is not None]
+
+
+def export_rows(record: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What the newest export was compared with, and by how much each variant differs."""
+    if record is None:
+        return []
+    rows = [("policy", str(record["policy"])), ("bundle", str(record["bundle"]))]
+    for name, variant in record["variants"].items():
+        parity = variant.get("parity") or {}
+        if "action_error" in parity:
+            text = f"{small(parity['action_error'])} over {whole(parity['observations'])} observations"
+            if "tolerance" in parity:
+                text += f", allowed {small(parity['tolerance'])}"
+            rows.append((f"{name}: largest difference of an action", text))
+    rows += [(f"{name}: left out", str(reason)) for name, reason in dict(record.get("left_out") or {}).items()]
+    rows.append(("signed", "yes" if record.get("signed") else "no"))
+    return rows
+
+
+def count_or_none(value: Any) -> str | None:
+    """A count with thousands separated, None where there is none."""
+    return None if value is None else whole(value)
+
+
+def entry(event: dict[str, Any], started: float | None) -> dict[str, str]:
+    """One event for the page: when, since the start, what, and its details."""
+    known = ("time", "kind", "message")
+    return {
+        "when": moment(event["time"]) if "time" in event else "",
+        "since": elapsed(event["time"] - (started or 0.0)) if "time" in event else "",
+        "kind": str(event.get("kind", "event")).replace("_", " "),
+        "message": str(event.get("message", "")),
+        "details": ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in event.items() if key not in known),
+    }
+
+
+def configuration(config: TrainConfig) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Sections of (name, value, default where it differs)."""
+    values, defaults = flatten(config), flatten(TrainConfig())
+    sections: dict[str, list[tuple[str, str, str]]] = {}
+    for name, value in values.items():
+        section, _, key = name.rpartition(".")
+        # Paths have no default worth showing.
+        differs = value != defaults[name] and name not in ("replay", "out")
+        sections.setdefault(section or "run", []).append(
+            (key, text_of(value), text_of(defaults[name]) if differs else "")
+        )
+    return list(sections.items())
+
+
+def text_of(value: Any) -> str:
+    """A configuration value as the configuration file has it; what is empty there is told as such."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return " × ".join(map(str, value))
+    return "(empty)" if value == "" else str(value)
