@@ -171,27 +171,32 @@ def episode_table(reader: StoreReader) -> EpisodeTable:
 
 def iterate_episodes(reader: StoreReader) -> Iterator[Episode]:
     """Read one episode after the other; those evicted meanwhile are passed over."""
-    spec = reader.spec
     table = episode_table(reader)
-    for e, stream in enumerate(table.stream):
-        start, steps = int(table.start[e]), int(table.length[e])
-        rows = reader.rows(stream, start, start + steps + 1)
+    for e in range(len(table.stream)):
         try:
-            meta = reader.meta(stream, start, start + steps)
+            yield read_episode(reader, table, e)
         except EvictedError:
             continue
-        scalar = {name: rows[:-1, at] for name, at in spec.offsets.items() if name not in ("observation", "action")}
-        yield Episode(
-            observations=rows[:, spec.fields["observation"]].copy(),
-            actions=rows[:-1, spec.fields["action"]].copy(),
-            rewards=scalar["reward"].copy(),
-            terminated=bool(table.terminated[e]),
-            truncated=bool(table.truncated[e]),
-            interrupted=bool(table.interrupted[e]),
-            info={name: scalar[name].copy() for name in spec.info},
-            policy_version=meta[:, 0].copy(),
-            intervention=scalar["intervention"] > 0,
-            synthetic=scalar["synthetic"] > 0,
-            stream=stream,
-            episode_id=int(meta[0, 4]),
-        )
+
+
+def read_episode(reader: StoreReader, table: EpisodeTable, e: int) -> Episode:
+    """Episode in line `e` of a table of the reader. Raises EvictedError where it has been evicted meanwhile."""
+    spec, stream = reader.spec, table.stream[e]
+    start, steps = int(table.start[e]), int(table.length[e])
+    rows = reader.rows(stream, start, start + steps + 1)
+    meta = reader.meta(stream, start, start + steps)
+    scalar = {name: rows[:-1, at] for name, at in spec.offsets.items() if name not in ("observation", "action")}
+    return Episode(
+        observations=rows[:, spec.fields["observation"]].copy(),
+        actions=rows[:-1, spec.fields["action"]].copy(),
+        rewards=scalar["reward"].copy(),
+        terminated=bool(table.terminated[e]),
+        truncated=bool(table.truncated[e]),
+        interrupted=bool(table.interrupted[e]),
+        info={name: scalar[name].copy() for name in spec.info},
+        policy_version=meta[:, 0].copy(),
+        intervention=scalar["intervention"] > 0,
+        synthetic=scalar["synthetic"] > 0,
+        stream=stream,
+        episode_id=int(meta[0, 4]),
+    )
