@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("agent.commands.export", "a verified bundle of a run's policy"),
     "verify": ("agent.commands.verify", "check a bundle: checksums, contract, golden outputs"),
     "deploy": ("agent.commands.deploy", "run a bundle in a fixed-rate control loop"),
+    "play": ("agent.commands.play", "look at episodes of a policy or a store: video, window, Rerun"),
     "report": ("agent.commands.report", "a self-contained HTML page about a run"),
     "status": ("agent.commands.status", "what a run is doing now"),
     "bench": ("agent.commands.bench", "benchmarks beside named peers, from a checkout"),
@@ -36,7 +37,7 @@ EXTRAS = {
     "imageio_ffmpeg": "sim",
     "torch": "train", "minari": "train", "onnx": "train", "onnxscript": "train", "tensorboard": "train",
     "matplotlib": "train", "jinja2": "train", "h5py": "train", "pyarrow": "train", "safetensors": "train",
-    "cryptography": "sign", "ray": "ray",
+    "cryptography": "sign", "ray": "ray", "rerun": "rerun",
 }  # fmt: skip
 
 

@@ -72,21 +72,35 @@ class RenderedEpisode:
     """One episode and its pictures."""
 
     frames: Frames
-    """[T, H, W, 3] uint8: the first observation's, then one every few steps, and the last."""
+    """[F, H, W, 3] uint8: the first observation's, one every few steps, and the last; F = 0 where none is drawn."""
+    frame_steps: NDArray[np.int64]
+    """[F], steps taken before each frame."""
     fps: float
     """Frames a second at which it plays in real time."""
+    observations: NDArray[np.float32]
+    """[T + 1, O]"""
+    actions: NDArray[np.float32]
+    """[T, A], environment units, as the policy gave them."""
+    rewards: NDArray[np.float64]
+    """[T], raw."""
     seed: int
     """The environment was reset with it."""
-    episode_return: float
-    """Undiscounted sum of raw rewards."""
-    steps: int
-    """Steps taken."""
     success: float | None
     """Whether the task was solved at any step, 0 or 1; None where the task does not tell."""
     terminated: bool
     """It ended in the task's sense."""
     truncated: bool
     """It ended by its time limit."""
+
+    @property
+    def episode_return(self) -> float:
+        """Undiscounted sum of raw rewards."""
+        return float(self.rewards.sum())
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return len(self.rewards)
 
 
 def probe(name: str) -> tuple[str, str]:
@@ -134,39 +148,50 @@ def backend() -> Backend:
     )
 
 
-def make_rendering_env(spec: Mapping[str, Any], *, width: int = 320, height: int = 240) -> FlatEnv:
-    """The environment of `spec` ({"id", "kwargs", "max_episode_steps"}), whose `render()` gives [H, W, 3] uint8.
+def make_rendering_env(
+    spec: Mapping[str, Any], *, width: int = 320, height: int = 240, mode: str = "rgb_array"
+) -> FlatEnv:
+    """The environment of `spec` ({"id", "kwargs", "max_episode_steps"}), ready to be drawn.
 
-    Width and height, in pixels, are wishes: an environment that has a size of its own keeps it.
+    Width and height, in pixels, are wishes: an environment that has a size of its own keeps it. `mode` is `rgb_array`
+    for pictures or `human` for a window.
 
     Raises:
         RenderingError: the environment cannot be drawn, here or at all.
         EnvError: it cannot be made.
     """
-    kwargs = dict(spec.get("kwargs") or {})
+    kwargs = {**(spec.get("kwargs") or {}), "render_mode": mode}
     limit = spec.get("max_episode_steps")
     try:
-        sized = {**kwargs, "render_mode": "rgb_array", "width": width, "height": height}
-        env = make_env(str(spec["id"]), kwargs=sized, max_episode_steps=limit)
+        env = make_env(str(spec["id"]), kwargs={**kwargs, "width": width, "height": height}, max_episode_steps=limit)
     except EnvError:
-        env = make_env(str(spec["id"]), kwargs={**kwargs, "render_mode": "rgb_array"}, max_episode_steps=limit)
-    if env.render_mode != "rgb_array":
+        env = make_env(str(spec["id"]), kwargs=kwargs, max_episode_steps=limit)
+    if env.render_mode != mode:
         env.close()
-        raise RenderingError(f"environment {env.env_id} has no render mode rgb_array: it cannot be drawn")
+        raise RenderingError(f"environment {env.env_id} has no render mode {mode}: it cannot be drawn")
     model: Any = getattr(env.unwrapped, "model", None)
-    if type(model).__name__ == "MjModel" and backend().software:
+    if type(model).__name__ == "MjModel" and mode == "rgb_array" and backend().software:
         # On a CPU shadows and mirrors take most of the time and add the least.
         model.light_castshadow[:] = 0
         model.mat_reflectance[:] = 0
     return env
 
 
-def draw(env: FlatEnv) -> Frames:
-    """The environment's present picture [H, W, 3] uint8. Raises RenderingError where it has none."""
+def draw(env: FlatEnv) -> Frames | None:
+    """The environment's present picture [H, W, 3] uint8, or None where it goes to a window.
+
+    Raises:
+        RenderingError: it has none.
+    """
+    if env.render_mode is None:
+        return None
     try:
-        frame = np.asarray(env.render())
+        rendered: Any = env.render()
     except Exception as error:
         raise RenderingError(f"environment {env.env_id} cannot be drawn: {one_line(error)}") from error
+    if rendered is None:
+        return None
+    frame = np.asarray(rendered)
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
         raise RenderingError(
             f"environment {env.env_id} draws {frame.dtype} of shape {frame.shape}, not [H, W, 3] uint8"
@@ -190,7 +215,6 @@ def render_episode(
     width: int = 320,
     height: int = 240,
     fps: float = MOST_FPS,
-    on_step: Callable[[int], None] = lambda done: None,
 ) -> RenderedEpisode:
     """Run and draw one episode in the environment of `spec`, reset with `seed`.
 
@@ -202,7 +226,6 @@ def render_episode(
         width: of a frame, in pixels.
         height: of a frame, in pixels.
         fps: at most so many frames a second of simulated time.
-        on_step: hears how many steps are done.
 
     Raises:
         RenderingError: nothing can draw here, or the environment has no picture.
@@ -210,42 +233,89 @@ def render_episode(
     """
     env = make_rendering_env(spec, width=width, height=height)
     try:
-        return run_episode(env, policy, seed=seed, fps=fps, on_step=on_step)
+        return run_episode(env, policy, seed=seed, fps=fps)
     finally:
         env.close()
 
 
 def run_episode(
-    env: FlatEnv, policy: Any, *, seed: int, fps: float = MOST_FPS, on_step: Callable[[int], None] = lambda done: None
+    env: FlatEnv,
+    policy: Any,
+    *,
+    seed: int,
+    fps: float = MOST_FPS,
+    on_frame: Callable[[int], None] = lambda step: None,
 ) -> RenderedEpisode:
-    """`render_episode` in an environment that the caller keeps."""
+    """`render_episode` in an environment that the caller keeps; `on_frame` hears of each frame's step."""
     if hasattr(policy, "reset"):
         policy.reset()  # a recurrent policy starts each episode at its initial state
     planned: Iterator[NDArray[np.float32]] | None = None if hasattr(policy, "act") else iter(np.asarray(policy))
     stride, shown_fps = stride_of(env, fps)
     observation, _ = env.reset(seed=seed)
-    frames, total, steps, success = [draw(env)], 0.0, 0, 0.0
+    observations, actions, rewards, success = [observation], [], [], 0.0
+    film = Film(env, on_frame)
+    film.take(0)
     terminated = truncated = False
     while not (terminated or truncated):
         action = policy.act(observation) if planned is None else next(planned, None)
         if action is None:
             break
         observation, reward, terminated, truncated, info = env.step(action)
-        total, steps = total + reward, steps + 1
+        observations.append(observation)
+        actions.append(np.array(action, np.float32))
+        rewards.append(reward)
         success = max(success, float(info.get("success", 0.0)))
-        if steps % stride == 0 or terminated or truncated:
-            frames.append(draw(env))
-        on_step(steps)
+        if len(rewards) % stride == 0 or terminated or truncated:
+            film.take(len(rewards))
     return RenderedEpisode(
-        frames=np.stack(frames),
+        frames=film.frames(),
+        frame_steps=np.array(film.steps),
         fps=shown_fps,
+        observations=np.stack(observations),
+        actions=np.array(actions, np.float32).reshape(len(actions), len(env.action_low)),
+        rewards=np.array(rewards, np.float64),
         seed=seed,
-        episode_return=total,
-        steps=steps,
         success=success if lookup(env.env_id).success_key is not None else None,
         terminated=terminated,
         truncated=truncated,
     )
+
+
+class Film:
+    """The pictures of one episode, taken one after another."""
+
+    def __init__(self, env: FlatEnv, on_frame: Callable[[int], None] = lambda step: None) -> None:
+        self._env, self._on_frame = env, on_frame
+        self._frames: list[Frames] = []
+        self.steps: list[int] = []
+        """Steps before each picture."""
+
+    def take(self, step: int) -> None:
+        """Draw what the environment shows now, after `step` steps."""
+        frame = draw(self._env)
+        if frame is not None:
+            self._frames.append(frame)
+        self.steps.append(step)
+        self._on_frame(step)
+
+    def frames(self) -> Frames:
+        """[F, H, W, 3] uint8; F = 0 where they went to a window."""
+        return np.stack(self._frames) if self._frames else np.empty((0, 2, 2, 3), np.uint8)
+
+
+def caption(frames: Frames, text: str) -> Frames:
+    """Frames [F, H, W, 3] with a line of text at the top left."""
+    from PIL import Image, ImageDraw
+
+    height = max(10, frames.shape[1] // 20)
+    written = []
+    for frame in frames:
+        image = Image.fromarray(frame)
+        pen = ImageDraw.Draw(image)
+        # Dark on light edges is readable on every background.
+        pen.text((4, 2), text, font_size=height, fill=(255, 255, 255), stroke_width=1, stroke_fill=(0, 0, 0))
+        written.append(np.asarray(image))
+    return np.stack(written)
 
 
 def encode(frames: Frames, fps: float, suffix: str) -> bytes:

@@ -21,11 +21,13 @@ import numpy.typing as npt
 from envs.errors import EnvError
 from envs.wrappers import FlatEnv
 
-Doubles = npt.NDArray[np.float64]
+Doubles = npt.NDArray[np.floating[Any]]
 
 ITERATIONS = 40
 NUDGE = 1e-6
 """Size of the differences from which slopes are taken, rad or m."""
+LEAST_DAMPING = 1e-4
+"""Keeps directions that hardly show, like a pen's spin about itself, from running away."""
 SETTLED = 1e-7
 """A step smaller than this, rad or m, ends the search."""
 SHOWN = 1e-2
@@ -53,9 +55,10 @@ class Poser:
     """
 
     def __init__(self, env: FlatEnv) -> None:
-        self._inner: Any = env.unwrapped
+        inner: Any = env.unwrapped
+        self._inner = inner
         self._leaves = env.flattener.leaves
-        self._observe = _observer(self._inner)
+        self._observe = _observer(inner)
         if self._observe is None:
             raise EnvError(
                 f"environment {env.env_id}: its observations cannot be turned back into simulator states "
@@ -64,7 +67,7 @@ class Poser:
         import mujoco
 
         self._mujoco = mujoco
-        self._model, self._data = self._inner.model, self._inner.data
+        self._model, self._data = inner.model, inner.data
         self._dofs = int(self._model.nv)
         places = next((places for name, places in SCENES.items() if env.env_id.startswith(name)), ())
         self._scene = [_place(self._model, field, name) for field, name in places]
@@ -88,7 +91,7 @@ class Poser:
         if seconds:
             self._mujoco.mj_integratePos(self._model, data.qpos, data.qvel, seconds)
         self._refresh()
-        gap, damping = self._flat() - target, 1e-6
+        gap, damping = self._flat() - target, LEAST_DAMPING
         for _ in range(ITERATIONS):
             slopes = self._slopes()
             normal = slopes.T @ slopes
@@ -101,7 +104,7 @@ class Poser:
                     break
                 self._restore(before)
                 damping *= 10.0
-            gap, damping = tried, max(damping / 10.0, 1e-9)
+            gap, damping = tried, max(damping / 10.0, LEAST_DAMPING)
             if np.abs(step).max() < SETTLED:
                 break
         self.missed |= self.visible & (np.abs(gap) > SHOWN * np.maximum(1.0, np.abs(target)))
