@@ -1,7 +1,8 @@
-"""A collector process: `python -m agent.collector RUN INDEX`. One environment, the newest policy, its own live stream.
+"""A collector process: `python -m agent.collector RUN INDEX`. Environments, the newest policy, a live stream for each.
 
-Torch-free. It acts with the published ONNX policy, appends every step with the version that acted, pauses at the
-limiter, and survives its environment's faults: the episode is cut before the fault and the environment replaced.
+Torch-free. It acts with the published ONNX policy, one batch for all its environments, appends every step with the
+version that acted, pauses at the limiter, and survives its environments' faults: each runs in a process of its own,
+the episode is cut before the fault and the process replaced.
 """
 
 from __future__ import annotations
@@ -10,156 +11,219 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from agent.board import Board, CollectorSlot, Phase, Slot
-from agent.config import TrainConfig
+from agent.board import Board, CollectorSlot
+from agent.env_child import EnvSpec
+from agent.env_process import EnvHung, EnvProcess, EnvServer
 from agent.faults import FaultBudget
+from agent.latest_policy import LatestPolicy
+from agent.pacer import Pacer
 from agent.process import StopSignal, run_child
-from agent.publish import policy_path
 from agent.run_directory import RunDirectory
 from envs.errors import EnvFault
-from envs.make import make_env
-from envs.wrappers import FlatEnv
-from export.runner import PolicyRunner
-from replay.limiter import Limiter
 from replay.store import Store
 from replay.stream import StreamWriter
 
 COLLECTOR_BRANCH = 1_000
 PAUSE_SECONDS = 0.001
+STOP_SECONDS = 2.0
+"""How long a stop waits for an environment that is in mid-step."""
 
 
-class LatestPolicy:
-    """The newest published policy, swapped at step boundaries; acts by sampling its Gaussian."""
+@dataclass(kw_only=True, eq=False)
+class Lane:
+    """One environment and the stream that it fills, one episode after another."""
 
-    def __init__(self, folder: Path, board: Board, *, noise: float, rng: np.random.Generator) -> None:
-        self._folder, self._board, self._noise, self._rng = folder, board, noise, rng
-        self.version = 0
-        self._runner: PolicyRunner | None = None
-
-    def refresh(self) -> None:
-        """Load the newest version if it is newer than the present one."""
-        newest = self._board[Slot.POLICY_VERSION]
-        if newest != self.version:
-            self._runner = PolicyRunner(policy_path(self._folder, newest))
-            self.version = newest
-
-    def reset(self) -> None:
-        """An episode begins: a policy with a state starts from its initial one."""
-        if self._runner is not None:
-            self._runner.reset()
-
-    def act(self, observation: np.ndarray) -> np.ndarray:
-        """[O] float32 → [A] float32, environment units."""
-        assert self._runner is not None
-        noise = self._rng.standard_normal(self._runner.action_size, dtype=np.float32) * np.float32(self._noise)
-        return self._runner.act(observation, noise)
+    env: EnvProcess
+    writer: StreamWriter
+    row: int
+    """Of its observation in the batch."""
+    built: bool = False
+    """Whether its process stands."""
+    in_episode: bool = False
+    """Whether `row` of the batch holds an observation to act on."""
 
 
-class Pacer:
-    """Holds a collector back when it is ahead of the update-to-data ratio, or when the run has all its steps."""
+class Collection:
+    """Environments in step with one another: each round acts once in each, with one batch through the policy.
 
-    def __init__(self, board: Board, config: TrainConfig) -> None:
-        self._board, self._config = board, config
-        self._limiter = Limiter(utd=config.online.utd, tolerance_steps=config.online.tolerance_steps)
+    An episode's last row holds the observation that its last step led to: the next reset overwrites the exchange with
+    the environment only after the step has been appended.
+    """
 
-    def may_step(self) -> bool:
-        """Whether one more environment step is due now."""
-        board, online = self._board, self._config.online
-        steps = board.online_steps()
-        if steps >= self._config.online_steps or board[Slot.POLICY_VERSION] == 0:
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        policy: LatestPolicy,
+        *,
+        on_fault: Callable[[EnvFault], None],
+        slots: np.ndarray,
+        rng: np.random.Generator,
+        earlier_steps: int = 0,
+    ) -> None:
+        """`slots` are this collector's counters on the board; `earlier_steps` stand in streams that no lane fills."""
+        self._lanes, self._policy, self._on_fault, self._slots, self._rng = lanes, policy, on_fault, slots, rng
+        self._earlier_steps = earlier_steps
+        spec = lanes[0].writer.spec
+        self._observations = np.zeros((len(lanes), spec.observation_size), np.float32)
+        self._low, self._high = np.asarray(spec.action_low, np.float32), np.asarray(spec.action_high, np.float32)
+        self.count()
+
+    @property
+    def steps(self) -> int:
+        """Steps in all streams of this collector."""
+        return self._earlier_steps + sum(lane.writer.steps for lane in self._lanes)
+
+    def round(self, size: int) -> None:
+        """One step in each of the first `size` environments; one that faults leaves this round out."""
+        self._policy.refresh()
+        lanes = self.begin_episodes(self._lanes[:size])
+        if not lanes:
+            return
+        actions = self._policy.act(self._observations[[lane.row for lane in lanes]])
+        executed = np.clip(actions, self._low, self._high)
+        for lane, action in zip(lanes, executed, strict=True):
+            lane.env.ask_step(action)
+        for lane, action in zip(lanes, executed, strict=True):
+            if self._answered(lane):
+                self._store(lane, action)
+        self.count()
+
+    def begin_episodes(self, lanes: Sequence[Lane]) -> list[Lane]:
+        """Build and reset where that is due, all at the same time; the lanes that can act."""
+        for lane in (unbuilt := [lane for lane in lanes if not lane.built]):
+            lane.env.launch()
+        for lane in unbuilt:
+            lane.built = self._answered(lane)
+        for lane in (waiting := [lane for lane in lanes if lane.built and not lane.in_episode]):
+            lane.env.ask_reset(int(self._rng.integers(2**31)))
+        for lane in waiting:
+            if self._answered(lane):
+                self._observations[lane.row] = lane.env.observation
+                lane.in_episode = True
+                self._policy.reset()
+        return [lane for lane in lanes if lane.in_episode]
+
+    def cut(self) -> None:
+        """End the running episodes from outside."""
+        for lane in self._lanes:
+            self._cut(lane)
+
+    def count(self) -> None:
+        """Put the counters on the board."""
+        self._slots[CollectorSlot.STEPS] = self.steps
+        self._slots[CollectorSlot.POLICY_VERSION] = self._policy.version
+
+    def _answered(self, lane: Lane) -> bool:
+        """Whether what was asked of the environment came; if not, its episode is cut before the fault."""
+        try:
+            lane.env.answer()
+        except EnvFault as fault:
+            self._cut(lane)
+            lane.built = False
+            self._slots[CollectorSlot.FAULTS] += 1
+            self._on_fault(fault)
             return False
-        if board.phase == Phase.WARMUP:
-            return steps < online.warmup_steps
-        # The learner owns the base: it moves after a rollback.
-        self._limiter.base_steps = board[Slot.LIMITER_STEPS]
-        self._limiter.base_updates = board[Slot.LIMITER_UPDATES]
-        return board.phase == Phase.ONLINE and self._limiter.may_collect(steps, board[Slot.ONLINE_UPDATES])
+        return True
+
+    def _store(self, lane: Lane, action: np.ndarray) -> None:
+        env, writer, row = lane.env, lane.writer, self._observations[lane.row]
+        terminated, truncated = env.terminated, env.truncated
+        writer.append(
+            row, action, env.reward,
+            terminated=terminated, truncated=truncated, next_observation=env.observation,
+            first=not writer.in_episode, policy_version=self._policy.version, info=env.info,
+        )  # fmt: skip
+        row[:] = env.observation
+        lane.in_episode = not (terminated or truncated)
+        self._slots[CollectorSlot.EPISODES] += not lane.in_episode
+
+    def _cut(self, lane: Lane) -> None:
+        if lane.writer.in_episode:
+            lane.writer.cut(self._observations[lane.row])
+        lane.in_episode = False
 
 
-def collect(
-    env: FlatEnv,
-    replace_env: Callable[[EnvFault], FlatEnv],
-    policy: LatestPolicy,
-    writer: StreamWriter,
-    *,
-    may_step: Callable[[], bool],
-    stopping: Callable[[], bool],
-    columns: tuple[str, ...],
-    slots: np.ndarray,
-    rng: np.random.Generator,
-) -> None:
-    """Step until told to stop. `columns` are the stored infos, `slots` this collector's counters on the board."""
-    observation: np.ndarray | None = None
-    first = True
+def collect(collection: Collection, *, due: Callable[[], int], stopping: Callable[[], bool], slots: np.ndarray) -> None:
+    """Round after round until told to stop; `due()` says in how many environments a step is due now."""
     while not stopping():
         slots[CollectorSlot.BEAT] = time.monotonic_ns()
-        if not may_step():
+        if size := due():
+            collection.round(size)
+        else:
             time.sleep(PAUSE_SECONDS)
             slots[CollectorSlot.WAIT_NS] += int(PAUSE_SECONDS * 1e9)
-            continue
-        policy.refresh()
-        try:
-            if observation is None:
-                observation, _ = env.reset(seed=int(rng.integers(2**31)))
-                policy.reset()
-                first = True
-            action = policy.act(observation)
-            following, reward, terminated, truncated, info = env.step(action)
-        except EnvFault as fault:
-            if observation is not None and not first:
-                writer.cut(observation)
-            slots[CollectorSlot.FAULTS] += 1
-            with contextlib.suppress(Exception):
-                # A faulty environment may fail to close as well; it is gone either way.
-                env.close()
-            env, observation = replace_env(fault), None
-            continue
-        writer.append(
-            observation, np.clip(action, env.action_low, env.action_high), reward,
-            terminated=terminated, truncated=truncated, next_observation=following, first=first,
-            policy_version=policy.version, info={name: float(info.get(name, 0.0)) for name in columns},
-        )  # fmt: skip
-        slots[CollectorSlot.STEPS] = writer.steps
-        slots[CollectorSlot.POLICY_VERSION] = policy.version
-        first = terminated or truncated
-        slots[CollectorSlot.EPISODES] += first
-        observation = None if first else following
-    if observation is not None and not first:
-        writer.cut(observation)
+    collection.cut()
+
+
+def stream_name(collector: int, env: int) -> str:
+    """The stream of a collector's environment; the first bears the collector's name alone."""
+    return f"collector-{collector:03d}" + (f"-{env:03d}" if env else "")
 
 
 def run_collector(run: RunDirectory, number: int) -> None:
-    """Drive environment `number` of `run` until told to stop."""
+    """Drive the environments of collector `number` of `run` until told to stop."""
     board = Board(run.board)
     stopping = StopSignal(also=lambda: board.stopping)
     config = run.load_config()
-    spec = json.loads(run.env.read_text())
+    store, slots = Store.open(run.replay), board.collector(number)
+    stopped_at: list[float] = []
 
-    def build() -> FlatEnv:
-        return make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
+    def tick() -> bool:
+        """A sign of life while an environment computes; False once a stop has waited long enough for it."""
+        slots[CollectorSlot.BEAT] = time.monotonic_ns()
+        if stopping():
+            stopped_at.append(time.monotonic())
+        return not stopped_at or time.monotonic() - stopped_at[0] < STOP_SECONDS
 
-    def replace(fault: EnvFault) -> FlatEnv:
-        run.event("env_fault", str(fault), collector=number)
-        budget.spend(fault, writer.steps)
-        return build()
+    def note(fault: EnvFault) -> None:
+        if stopped_at:
+            return  # not given the time to answer
+        run.event("env_hung" if isinstance(fault, EnvHung) else "env_fault", str(fault), collector=number)
+        budget.spend(fault, collection.steps)
 
-    env, budget = build(), FaultBudget()
-    store = Store.open(run.replay)
-    with store.writer(f"collector-{number:03d}", durability=config.online.durability) as writer:
-        slots = board.collector(number)
-        slots[CollectorSlot.STEPS] = writer.steps
+    budget = FaultBudget()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(EnvServer(tick))
+        lanes = []
+        for index in range(config.online.envs_per_collector):
+            env = EnvProcess(
+                server, env_spec(run, store), deadline_seconds=config.online.step_deadline_seconds, tick=tick
+            )
+            stack.callback(env.close)
+            writer = store.writer(stream_name(number, index), durability=config.online.durability)
+            lanes.append(Lane(env=env, writer=stack.enter_context(writer), row=index))
+        earlier = steps_of_idle_streams(store, number, [lane.writer.name for lane in lanes])
         # A restarted collector must not repeat the noise and resets of its predecessor.
-        rng = np.random.default_rng(np.random.SeedSequence([config.seed, COLLECTOR_BRANCH + number, writer.steps]))
+        stored = earlier + sum(lane.writer.steps for lane in lanes)
+        rng = np.random.default_rng(np.random.SeedSequence([config.seed, COLLECTOR_BRANCH + number, stored]))
         policy = LatestPolicy(run.policies, board, noise=config.online.exploration_noise, rng=rng)
-        collect(
-            env, replace, policy, writer,
-            may_step=Pacer(board, config).may_step, stopping=stopping, columns=store.spec.info, slots=slots, rng=rng,
-        )  # fmt: skip
+        collection = Collection(lanes, policy, on_fault=note, slots=slots, rng=rng, earlier_steps=earlier)
+        collect(collection, due=Pacer(board, config).due, stopping=stopping, slots=slots)
+
+
+def env_spec(run: RunDirectory, store: Store) -> EnvSpec:
+    """The run's environment, to be built by a child."""
+    return EnvSpec(
+        **json.loads(run.env.read_text()), observation_size=store.spec.observation_size,
+        action_size=store.spec.action_size, columns=store.spec.info,
+    )  # fmt: skip
+
+
+def steps_of_idle_streams(store: Store, collector: int, driven: Sequence[str]) -> int:
+    """Steps in this collector's streams from a start with more environments."""
+    name = stream_name(collector, 0)
+    idle = [stream for stream in store.stream_names() if stream.startswith(f"{name}-") and stream not in driven]
+    steps = 0
+    for stream in idle:
+        with store.writer(stream) as writer:
+            steps += writer.steps
+    return steps
 
 
 def main(run_path: str, index: str, parent: str) -> int:

@@ -15,7 +15,11 @@ class OnlineConfig:
     """Concurrent fine-tuning."""
 
     collectors: int = 1
-    """Processes that drive an environment each, 1 to 64."""
+    """Processes that drive environments, 1 to 64."""
+    envs_per_collector: int = 1
+    """Environments of each collector, 1 to 256: a process each, stepped side by side with one batch for the policy."""
+    step_deadline_seconds: float = 10.0
+    """An environment that takes longer for a step or a reset is killed and replaced, its episode cut before."""
     warmup_steps: int = 5000
     """Environment steps collected by the frozen pretrained policy before the first online update."""
     utd: float = 1.0
@@ -115,6 +119,8 @@ class TrainConfig:
             ("observation_clip", self.observation_clip > 0, "must be positive"),
             *((f"algorithm.{name}", holds, what) for name, holds, what in self.algorithm.rules()),
             ("online.collectors", 1 <= o.collectors <= 64, "must lie in 1 to 64"),
+            ("online.envs_per_collector", 1 <= o.envs_per_collector <= 256, "must lie in 1 to 256"),
+            ("online.step_deadline_seconds", o.step_deadline_seconds > 0.0, "must be positive"),
             ("online.warmup_steps", o.warmup_steps >= 1, "must be 1 or more"),
             ("online.utd", 0.02 <= o.utd <= 20.0, "must lie in 0.02 to 20"),
             ("online.offline_fraction", 0.0 <= o.offline_fraction <= 1.0, "must lie in [0, 1]"),

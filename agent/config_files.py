@@ -26,7 +26,10 @@ C = TypeVar("C")
 
 # What a resume may change without making another experiment of the run.
 # A run that was moved or renamed stays the run that it was.
-RESUMABLE = ("out", "online_steps", "online.collectors", "evaluation.", "checkpoint.", "log_every")
+RESUMABLE = (
+    "out", "online_steps", "online.collectors", "online.envs_per_collector", "online.step_deadline_seconds",
+    "evaluation.", "checkpoint.", "log_every",
+)  # fmt: skip
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

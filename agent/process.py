@@ -14,14 +14,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 32 << 20  # the largest that glibc takes for M_MMAP_THRESHOLD
 
 
-def die_with_parent(parent: int) -> None:
-    """Receive SIGTERM when process `parent` ends for whatever reason, kill -9 included (Linux)."""
+def die_with_parent(parent: int, how: signal.Signals = signal.SIGTERM) -> None:
+    """Receive the signal `how` when process `parent` ends for whatever reason, kill -9 included (Linux)."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+    if libc.prctl(PR_SET_PDEATHSIG, how) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:
         # The parent died before the request was in place.
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), how)
 
 
 def keep_freed_memory() -> None:

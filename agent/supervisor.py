@@ -146,7 +146,7 @@ class Supervisor:
             code = child.process.poll()
             if code is None:
                 if self._silent(int(slots[CollectorSlot.BEAT]), child):
-                    self._kill(child, "env_hung", f"collector {index} gave no sign of life: its environment hangs")
+                    self._kill(child, "collector_hung", f"collector {index} gave no sign of life")
             elif code == 2:
                 raise RunError(child.last_words())
             else:

@@ -1,7 +1,9 @@
 """Pure-Python environments for `--env tests.faults.faulty_cart:ID`: one sound, the others failing in real ways.
 
-SoundCart-v0 never fails. FaultyCart-v0 raises, returns NaN, an infinite reward or a wrong shape at every 97th step of
-its process. BrokenCart-v0 raises at every first step. HangingCart-v0 hangs once, at the 60th step of its process.
+SoundCart-v0 never fails. FaultyCart-v0 returns NaN, then an infinite reward, then a wrong shape, then raises, at every
+97th step of its process; the files $FAULTS-PARENT count them over the processes that one parent starts. BrokenCart-v0
+raises at every first step. HangingCart-v0 hangs once, at the 60th step of its process. DyingCart-v0 takes its process
+down with it, likewise.
 
 The observation [4] float64 is position, velocity, steps of this episode / 10, number of this episode: enough to tell
 whether two stored observations belong together.
@@ -45,13 +47,15 @@ class Cart(gymnasium.Env[Any, Any]):
         count = next(Cart.steps_of_process)
         if self.fault == "broken":
             raise RuntimeError("the motor is disconnected")
-        if self.fault == "hang" and count == HANG_AT and not (flag := Path(os.environ["HANG_FLAG"])).exists():
+        if self.fault in ("hang", "die") and count == HANG_AT and not (flag := Path(os.environ["HANG_FLAG"])).exists():
             flag.touch()
+            if self.fault == "die":
+                os.abort()
             time.sleep(3600.0)
         self._state += [0.1 * self._state[1], 0.1 * float(action[0]), 0.1, 0.0]
         observation, reward = self._state.copy(), -abs(float(self._state[0]))
         if self.fault == "now and then" and count % FAULT_EVERY == 0:
-            match count // FAULT_EVERY % 4:
+            match faults_so_far() % 4:
                 case 0:
                     raise RuntimeError("the gripper\nfell off")
                 case 1:
@@ -63,7 +67,15 @@ class Cart(gymnasium.Env[Any, Any]):
         return observation, reward, False, False, {}
 
 
-for name, fault in (("Sound", "none"), ("Faulty", "now and then"), ("Broken", "broken"), ("Hanging", "hang")):
+def faults_so_far() -> int:
+    """How many faults there have been among the children of this process's parent, with this one."""
+    with Path(f"{os.environ['FAULTS']}-{os.getppid()}").open("a") as file:
+        file.write("x")
+        return file.tell()
+
+
+CARTS = {"Sound": "none", "Faulty": "now and then", "Broken": "broken", "Hanging": "hang", "Dying": "die"}
+for name, fault in CARTS.items():
     gymnasium.register(
         f"{name}Cart-v0", Cart, max_episode_steps=TIME_LIMIT, kwargs={"fault": fault}, disable_env_checker=True
     )

@@ -41,7 +41,8 @@ def train(env: str, out: str) -> tuple[object, ...]:
 @pytest.fixture(scope="module")
 def faulty(cart: Path) -> tuple[Path, dict[str, Any]]:
     """A run in the faulty environment, and what it said at its end."""
-    return cart / "faulty", outcome(*train("FaultyCart-v0", "faulty"), cwd=cart, extra=EXTRA)
+    extra = {**EXTRA, "FAULTS": str(cart / "faults")}
+    return cart / "faulty", outcome(*train("FaultyCart-v0", "faulty"), cwd=cart, extra=extra)
 
 
 def test_a_run_completes_in_spite_of_faults(faulty: tuple[Path, dict[str, Any]]) -> None:
@@ -99,25 +100,27 @@ def test_an_environment_that_only_fails_ends_the_run_with_its_message(cart: Path
 
 
 @pytest.mark.full
-def test_a_hung_environment_is_killed_and_replaced(cart: Path) -> None:
-    extra = {**EXTRA, "HANG_FLAG": str(cart / "hung")}
-    said = outcome(*train("HangingCart-v0", "hanging"), "--evaluation.final-episodes", 1, cwd=cart, extra=extra)
+@pytest.mark.parametrize(("env", "kind"), [("HangingCart-v0", "env_hung"), ("DyingCart-v0", "env_fault")])
+def test_an_environment_that_hangs_or_dies_is_replaced_without_a_restart(cart: Path, env: str, kind: str) -> None:
+    extra = {**EXTRA, "HANG_FLAG": str(cart / kind)}
+    # One episode a score: an evaluation must not be the first to come to the step that fails.
+    few = ("--evaluation.final-episodes", 1, "--online.step-deadline-seconds", 1)
+    said = outcome(*train(env, env), *few, cwd=cart, extra=extra)
     assert said["finished"] is True
-    assert (cart / "hung").exists(), "it never hung"
-    kinds = [event["kind"] for event in events(cart / "hanging")]
-    assert "env_hung" in kinds
-    assert "restart" in kinds
-    store = Store.open(cart / "hanging" / "replay.zarr")
-    assert json.loads((cart / "hanging" / "status.json").read_text())["online_steps"] == ONLINE_STEPS
+    assert (cart / kind).exists(), "it never failed"
+    incidents = [event for event in events(cart / env) if event["kind"] in ("env_hung", "env_fault", "restart")]
+    assert [event["kind"] for event in incidents] == [kind]
+    store = Store.open(cart / env / "replay.zarr")
+    assert json.loads((cart / env / "status.json").read_text())["online_steps"] == ONLINE_STEPS
     for episode in store.episodes():
         assert (episode.observations[:, 3] == episode.observations[0, 3]).all()
-    assert lines(cart / "hanging" / "metrics.jsonl")
+    assert lines(cart / env / "metrics.jsonl")
 
 
 def test_collect_goes_on_after_a_fault_and_ends_the_episode_before_it(tmp_path: Path) -> None:
     outcome(
         "collect", "--env", f"{MODULE}:FaultyCart-v0", "--policy", "random", "--steps", 300, "--out", "faulty.zarr",
-        cwd=tmp_path, extra=EXTRA,
+        cwd=tmp_path, extra={**EXTRA, "FAULTS": str(tmp_path / "faults")},
     )  # fmt: skip
     store = Store.open(tmp_path / "faulty.zarr")
     assert store.info()["interrupted"] >= 1
