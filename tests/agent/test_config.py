@@ -61,6 +61,8 @@ UNUSUAL = TrainConfig(
     ),
     online=OnlineConfig(
         collectors=64,
+        envs_per_collector=256,
+        step_deadline_seconds=0.1,
         warmup_steps=1,
         utd=1 / 7,
         offline_fraction=0.0,
@@ -147,6 +149,9 @@ def test_a_wrong_key_or_type_is_refused_by_name(toml: str, message: str) -> None
         ("algorithm.dropout", -0.1),
         ("online.collectors", 0),
         ("online.collectors", 65),
+        ("online.envs_per_collector", 0),
+        ("online.envs_per_collector", 257),
+        ("online.step_deadline_seconds", 0.0),
         ("online.warmup_steps", 0),
         ("online.utd", 0.01),
         ("online.utd", 21.0),
@@ -296,6 +301,8 @@ def test_every_difference_that_makes_another_experiment_is_listed() -> None:
         ("out", Path("/moved/elsewhere")),
         ("online_steps", 5),
         ("online.collectors", 2),
+        ("online.envs_per_collector", 4),
+        ("online.step_deadline_seconds", 1.0),
         ("evaluation.episodes", 50),
         ("evaluation.every_steps", 99),
         ("checkpoint.every_updates", 5),
@@ -308,9 +315,14 @@ def test_a_resume_may_change_how_long_and_how_often(name: str, value: Any) -> No
 
 
 def test_a_resume_may_not_change_anything_else() -> None:
-    free = {"out", "online_steps", "online.collectors", "log_every"} | {
-        name for name in flatten(UNUSUAL) if name.startswith(("evaluation.", "checkpoint."))
-    }
+    free = {
+        "out",
+        "online_steps",
+        "online.collectors",
+        "log_every",
+        "online.envs_per_collector",
+        "online.step_deadline_seconds",
+    } | {name for name in flatten(UNUSUAL) if name.startswith(("evaluation.", "checkpoint."))}
     default = flatten(TrainConfig())
     listed = {line.split(":")[0] for line in incompatible(TrainConfig(), UNUSUAL)}
     assert listed == set(default) - free - {"algorithm.name"}
