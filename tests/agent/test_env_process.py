@@ -125,9 +125,9 @@ def test_a_killed_server_takes_its_environments_along_and_is_replaced() -> None:
         first = env.pid
         parent = int(Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(parent, signal.SIGKILL)
+        assert ends(first)
         with pytest.raises(EnvFault, match="during a step"):
             step(env)
-        assert ends(first)
         env.launch()
         env.answer()
         begin(env)
