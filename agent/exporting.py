@@ -115,7 +115,7 @@ def export_run(
     algorithm.load_state_dict({"tensors": saved.tensors, "numbers": saved.state["numbers"]})
     contract = dataclasses.replace(
         make_contract(
-            spec, preparation,
+            spec, preparation, stochastic=algorithm.actor.stochastic,
             run=path.resolve().name, algorithm=algorithm.name, env=json.loads(run.env.read_text()),
         ),
         policy_id=f"{path.resolve().name}-{algorithm.updates}",
@@ -123,8 +123,8 @@ def export_run(
         step=algorithm.updates,
     )  # fmt: skip
     contract = (promises or DevicePromises()).fill(contract)
-    actor = algorithm.actor
-    model = export_policy(actor.trunk, log_std=actor.clamped_log_std(), contract=contract)
+    network, log_std = algorithm.actor.to_export()
+    model = export_policy(network, log_std=log_std, contract=contract)
     rng = np.random.default_rng(seed)
     latest = {record["label"]: record for record in run.evaluations()}
     evaluation = latest.get("finetuned") or latest.get("pretrained")
@@ -168,18 +168,22 @@ def scorer(contract: Contract, episodes: int, seed: int) -> Callable[[PolicyRunn
 
 
 def network_reference(algorithm: Algorithm[Any], preparation: Preparation) -> Any:
-    """The trained network as a function [N, O] → (action [N, A], raw [N, A]), written from its definition in torch."""
+    """The trained network as a function [N, O] → (action [N, A], raw [N, A]), written from its definition in torch.
+
+    Where its noise is squashed it also gives log σ [N, A].
+    """
     mean, std = torch.from_numpy(preparation.mean), torch.from_numpy(preparation.std)
     low, high = torch.from_numpy(preparation.action_low), torch.from_numpy(preparation.action_high)
 
-    def reference(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def reference(observations: np.ndarray) -> tuple[np.ndarray, ...]:
         with torch.no_grad():
             normalized = (torch.from_numpy(observations) - mean) / std
             if preparation.clip is not None:
                 normalized = normalized.clamp(-preparation.clip, preparation.clip)
-            raw = algorithm.actor.eval()(normalized)
+            given = algorithm.actor.eval()(normalized)
+            raw, *log_std = given if isinstance(given, tuple) else (given,)
             action = torch.tanh(raw) * (high - low) / 2 + (high + low) / 2
-            return torch.clamp(action, low, high).numpy(), raw.numpy()
+            return torch.clamp(action, low, high).numpy(), raw.numpy(), *(each.numpy() for each in log_std)
 
     return reference
 

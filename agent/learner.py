@@ -230,15 +230,17 @@ class Learner:
 
     def start_publishing(self) -> None:
         """Export the actor once as the template of all versions and publish it."""
+        actor = self.algorithm.actor
         contract = make_contract(
             self.store.spec,
             self.preparation,
+            stochastic=actor.stochastic,
             run=self.run.path.resolve().name,
             algorithm=self.algorithm.name,
             env=json.loads(self.run.env.read_text()),
         )
-        actor = self.algorithm.actor
-        model = export_policy(actor.trunk, log_std=actor.clamped_log_std(), contract=contract)
+        network, log_std = actor.to_export()
+        model = export_policy(network, log_std=log_std, contract=contract)
         self.publisher = Publisher(
             self.run.policies, self.board, Template.from_bytes(model), contract, version=self._saved_version
         )

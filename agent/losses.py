@@ -1,4 +1,4 @@
-"""Implicit Q-Learning's losses as pure functions (Kostrikov et al. 2021, arXiv:2110.06169).
+"""The algorithms' losses as pure functions; equation numbers are of IQL (Kostrikov et al. 2021) unless stated.
 
 Shapes: B batch, A action, N critics. All tensors float32 unless stated; every loss returns a scalar.
 """
@@ -9,6 +9,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -46,6 +47,17 @@ def gaussian_log_prob(mean_BA: Tensor, log_std_A: Tensor, action_BA: Tensor) -> 
     """log N(a; μ, diag σ²) summed over action dimensions. Shapes [B, A], [A], [B, A] → [B]."""
     z_BA = (action_BA - mean_BA) * torch.exp(-log_std_A)
     return (-0.5 * z_BA.square() - log_std_A - LOG_SQRT_2PI).sum(dim=-1)
+
+
+def squashed_gaussian_log_prob(eps_BA: Tensor, log_std_BA: Tensor, before_BA: Tensor) -> Tensor:
+    """log π of a = tanh(x), x = μ + σ·ε, summed over action dimensions (Haarnoja et al. 2018, equation 26).
+
+    log N(x; μ, σ²) − log(1 − tanh²(x)), the latter as 2·(log 2 − x − softplus(−2x)): exact where tanh has saturated
+    and 1 − a² is 0 in float32, because it starts from x and never from atanh(a). Shapes [..., B, A] → [..., B].
+    """
+    normal = -0.5 * eps_BA.square() - log_std_BA - LOG_SQRT_2PI
+    change_of_variables = 2.0 * (math.log(2.0) - before_BA - functional.softplus(-2.0 * before_BA))
+    return (normal - change_of_variables).sum(dim=-1)
 
 
 def weighted_regression_loss(weights_B: Tensor, log_prob_B: Tensor) -> Tensor:

@@ -11,10 +11,19 @@ from export.contract import ActionSpec, Contract, Git, Normalizer, ObservationTe
 from replay.schema import StoreSpec
 
 
+GAUSSIAN = Stochastic(eps=True)
+
+
 def make_contract(
-    spec: StoreSpec, preparation: Preparation, *, run: str, algorithm: str, env: dict[str, Any] | None
+    spec: StoreSpec,
+    preparation: Preparation,
+    *,
+    stochastic: Stochastic = GAUSSIAN,
+    run: str,
+    algorithm: str,
+    env: dict[str, Any] | None,
 ) -> Contract:
-    """The contract of run `run`'s policies, before any version or step."""
+    """The contract of run `run`'s policies, before any version or step. `stochastic` is the actor's."""
     digest = (spec.source or {}).get("digest")
     return Contract(
         policy_id=run,
@@ -36,7 +45,7 @@ def make_contract(
         dataset=(str(digest),) if digest else (),
         env=env,
         git=source_revision(),
-        stochastic=Stochastic(eps=True),
+        stochastic=stochastic,
     )
 
 

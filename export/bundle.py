@@ -22,7 +22,7 @@ import onnxruntime
 
 from export.contract import FLOAT32, Contract
 from export.errors import ContractError, ExportError
-from export.parity import LIMITS, Arrays, beyond_limit, check_parity, golden_of, make_cases
+from export.parity import LIMITS, beyond_limit, check_parity, golden_of, make_cases
 from export.policy import (
     CARD,
     FORMAT,
@@ -39,6 +39,7 @@ from export.policy import (
 from export.runner import PolicyRunner
 from export.sequences import RecurrentReference, Reference
 from export.signing import sign
+from export.tolerances import Arrays
 
 
 def write_bundle(

@@ -27,6 +27,7 @@ FLOAT32 = "float32"
 
 ON_FAULT = ("hold", "safe")
 NOISE = "clamp(tanh(raw) + exp(log_std) * eps, -1, 1)"
+SQUASHED_NOISE = "tanh(raw + exp(log_std) * eps)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,12 @@ class Stochastic:
     eps: bool = False
     "Whether the graph has the input `eps` [batch, A], standard normal noise that the caller draws."
     form: str = NOISE
-    "How the noise enters the action before scaling."
+    "How the noise enters the action before scaling; log_std is a weight, or the network's where noise is squashed."
+
+    @property
+    def squashed(self) -> bool:
+        """Whether the noise enters before tanh, with a log_std that depends on the observation."""
+        return self.eps and self.form == SQUASHED_NOISE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,10 @@ clamping behind it are written out node by node, so that every constant keeps th
     observation -> (o - mean) * inv_std -> clip ±c -> network -> raw
     raw -> tanh -> [+ exp(log_std) * eps] -> clip ±1 -> * scale + shift -> clamp(low, high) -> action
 
+Where the contract's noise is squashed, the network also gives log_std and the noise enters before tanh:
+
+    raw + exp(log_std) * eps -> tanh -> * scale + shift -> clamp(low, high) -> action
+
 A recurrent network also takes the state `h_in` and gives `h_out`, which pass through as they are.
 
 The exporter's optimiser stays off: it merges equal constants and folds weights into others, after which a weight can
@@ -25,7 +29,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from export import wire
-from export.contract import Contract, contract_metadata
+from export.contract import NOISE, SQUASHED_NOISE, Contract, contract_metadata
 from export.errors import ContractError, ExportError
 from export.template import Template
 
@@ -52,24 +56,41 @@ class _NamedRecurrent(_Named):
         return raw, h_out
 
 
+class _NamedSquashed(_Named):
+    """The same for a network that also gives the log deviation of its noise."""
+
+    def forward(self, normalized: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        raw, log_std = self.network(normalized)
+        return raw, log_std
+
+
 def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, contract: Contract) -> bytes:
     """ONNX bytes of a policy; equal inputs give equal bytes, whatever the folder.
 
     `network` maps the normalised observation [B, O] float32 to the pre-squash mean [B, A]; it is copied, moved to the
     CPU and put in evaluation mode. Where `contract.recurrent` is set it maps (normalised observation [B, O], h_in
     [B, H]) to (mean [B, A], h_out [B, H]), with no state of its own. `log_std` [A] adds the input `eps` [B, A] and must
-    be given exactly when `contract.stochastic.eps`. Raises ExportError when the network has other sizes or cannot be
+    be given exactly when `contract.stochastic.eps`; unless `contract.stochastic.squashed`, where the network maps to
+    (mean [B, A], log_std [B, A]) instead. Raises ExportError when the network has other sizes or cannot be
     expressed in ONNX.
     """
-    if (log_std is not None) != contract.stochastic.eps:
-        raise ContractError("contract stochastic.eps must be true exactly when log_std is given: correct the contract")
+    stochastic = contract.stochastic
+    if stochastic.form not in (NOISE, SQUASHED_NOISE):
+        raise ContractError(f"contract stochastic.form {stochastic.form!r} is no noise that can be exported")
+    if (log_std is not None) != (stochastic.eps and not stochastic.squashed):
+        raise ContractError(
+            "contract stochastic.eps must be true exactly when log_std is given, or the form that of squashed noise: "
+            "correct the contract"
+        )
+    if stochastic.squashed and contract.recurrent is not None:
+        raise ContractError("contract: a recurrent policy cannot have squashed noise; leave the noise or the state out")
     if log_std is not None and tuple(log_std.shape) != (contract.action_size,):
         raise ExportError(f"log_std has shape {tuple(log_std.shape)}, the action {contract.action_size} entries")
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ExportError(f"weight {name} is {tensor.dtype}: a policy is float32; export `network.float()`")
     recurrent = contract.recurrent
-    wrapper = _Named if recurrent is None else _NamedRecurrent
+    wrapper = _NamedSquashed if stochastic.squashed else _Named if recurrent is None else _NamedRecurrent
     graph = _export_network(wrapper(copy.deepcopy(network).cpu().eval()), contract)
     if log_std is not None:
         graph.initializer.append(numpy_helper.from_array(log_std.detach().cpu().float().numpy(), "log_std"))
@@ -81,7 +102,7 @@ def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, con
         "slipway_policy",
         [_value("observation", contract.observation_size)]
         + ([] if recurrent is None else [_value("h_in", recurrent.size)])
-        + ([_value("eps", contract.action_size)] if log_std is not None else []),
+        + ([_value("eps", contract.action_size)] if stochastic.eps else []),
         [_value("action", contract.action_size), _value("raw", contract.action_size)]
         + ([] if recurrent is None else [_value("h_out", recurrent.size)]),
         initializer=list(graph.initializer),
@@ -115,9 +136,17 @@ def _before(contract: Contract) -> list[onnx.NodeProto]:
 
 def _after(contract: Contract) -> list[onnx.NodeProto]:
     node = helper.make_node
-    nodes = [node("Tanh", ["raw"], ["policy/squashed"])]
     squashed = "policy/squashed"
-    if contract.stochastic.eps:
+    if contract.stochastic.squashed:
+        nodes = [
+            node("Exp", ["log_std"], ["policy/std"]),
+            node("Mul", ["policy/std", "eps"], ["policy/noise"]),
+            node("Add", ["raw", "policy/noise"], ["policy/noisy"]),
+            node("Tanh", ["policy/noisy"], [squashed]),
+        ]
+    else:
+        nodes = [node("Tanh", ["raw"], [squashed])]
+    if contract.stochastic.eps and not contract.stochastic.squashed:
         one = [
             node("Constant", [], [name], value=helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
             for name, value in (("policy/-1", -1.0), ("policy/+1", 1.0))
@@ -130,7 +159,7 @@ def _after(contract: Contract) -> list[onnx.NodeProto]:
             node("Clip", ["policy/noisy", "policy/-1", "policy/+1"], ["policy/unit"]),
         ]
         squashed = "policy/unit"
-    # Without noise tanh already lies within ±1, so that clamp would change nothing.
+    # Behind tanh all lies within ±1, so that clamp would change nothing.
     return [
         *nodes,
         node("Mul", [squashed, "action.scale"], ["policy/spread"]),
@@ -147,6 +176,8 @@ def _value(name: str, size: int) -> onnx.ValueInfoProto:
 def _export_network(named: _Named, contract: Contract) -> onnx.GraphProto:
     sizes = {"normalized": contract.observation_size}
     outputs = {"raw": contract.action_size}
+    if contract.stochastic.squashed:
+        outputs["log_std"] = contract.action_size
     if contract.recurrent is not None:
         sizes["h_in"] = outputs["h_out"] = contract.recurrent.size
     examples = tuple(torch.zeros(2, size) for size in sizes.values())
@@ -196,10 +227,10 @@ def _check_outputs(named: _Named, examples: tuple[torch.Tensor, ...], outputs: d
             raise ExportError(
                 f"network refuses a [2, {size}] observation{state} ({error}): contract and network differ"
             ) from error
-    for (name, entries), value in zip(outputs.items(), given if state else (given,), strict=True):
+    for (name, entries), value in zip(outputs.items(), given if len(outputs) > 1 else (given,), strict=True):
         if not isinstance(value, torch.Tensor) or tuple(value.shape) != (2, entries):
             shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
             raise ExportError(
                 f"network gives {shape} for a batch of 2, the contract [2, {entries}]"
-                + (f" as {name}" if state else "")
+                + (f" as {name}" if len(outputs) > 1 else "")
             )

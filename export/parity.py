@@ -38,10 +38,8 @@ from export.policy import MAX_BATCH, VARIANTS
 from export.runner import PolicyRunner
 from export.sequences import SEQUENCE_MARGIN, RecurrentReference, Reference, reachable_states, run_sequence
 from export.template import Template
+from export.tolerances import TOLERANCE, Arrays, noisy_action, noisy_tolerance, tolerances
 
-Arrays = Mapping[str, np.ndarray]
-
-TOLERANCE = 1e-5
 LIMITS: Mapping[str, float] = {"wfp16": 2e-4, "int8": 0.1}
 OBSERVATIONS = 10_000
 BOUND_OBSERVATIONS = 1_000
@@ -123,9 +121,10 @@ def make_cases(
 ) -> dict[str, np.ndarray]:
     """Observations with the trained network's outputs and how far from them the float32 export may be.
 
-    `reference` maps observations [N, O] float32 to (action [N, A], raw [N, A]), the mean action in environment units.
-    `alone` are the rows to run one by one, all edge cases among them; `ordinary` [N] bool those a robot would see. For
-    a stochastic policy `eps` and `noisy` are noise and the action with it. A recurrent policy's reference maps
+    `reference` maps observations [N, O] float32 to (action [N, A], raw [N, A]), the mean action in environment units,
+    and where the noise is squashed to log_std [N, A] as well. `alone` are the rows to run one by one, all edge cases
+    among them; `ordinary` [N] bool those a robot would see. For a stochastic policy `eps`, `noisy` and
+    `noisy_tolerance` are noise and the action with it. A recurrent policy's reference maps
     (observations [N, O], h [N, H]) to (action, raw, h_out [N, H]); its cases also have `h_in`, `h_out`, and under
     `sequence.NAME` the outputs of the golden rows run in order. Raises ParityError when the network gives NaN.
     """
@@ -148,18 +147,19 @@ def make_cases(
         "golden": np.arange(edges + GOLDEN_ROWS),
         "action": action,
         "raw": raw,
-        **_tolerances(outputs, contract),
+        **tolerances(outputs, contract),
     }
     if contract.stochastic.eps:
         eps = rng.standard_normal(action.shape).astype(np.float32)
         eps[::2] = 0.0
-        cases |= {"eps": eps, "noisy": noisy_action(template, raw, eps)}
+        cases |= {"eps": eps, "noisy": noisy_action(template, outputs, eps)}
+        cases["noisy_tolerance"] = noisy_tolerance(outputs, eps, cases, contract)
     if recurrent is not None and states is not None:
         cases |= {"h_in": states, "h_out": outputs["h_out"]}
         sequence = run_sequence(step, recurrent, inputs[cases["golden"]])
-        allowed = _tolerances(sequence, contract)
+        allowed = tolerances(sequence, contract)
         if "eps" in cases:
-            sequence["action"] = noisy_action(template, sequence["raw"], cases["eps"][cases["golden"]])
+            sequence["action"] = noisy_action(template, sequence, cases["eps"][cases["golden"]])
         sequence |= {name: SEQUENCE_MARGIN * tolerance for name, tolerance in allowed.items()}
         cases |= {f"sequence.{name}": values for name, values in sequence.items()}
     return cases
@@ -189,8 +189,9 @@ def compare(runner: PolicyRunner, cases: Arrays) -> dict[str, Any]:
     for how, rows, action, eps in runs:
         inputs, states = cases["observation"][rows], cases["h_in"][rows] if "h_in" in cases else None
         outputs = _outputs(runner, inputs, states, eps, alone=one_by_one or how == "alone")
-        expected = {name: cases[action if name == "action" else name][rows] for name in outputs}
-        allowed = {name: cases[f"{name}_tolerance"][rows] for name in outputs}
+        as_case = {name: action if name == "action" else name for name in outputs}
+        expected = {name: cases[case][rows] for name, case in as_case.items()}
+        allowed = {name: cases[f"{case}_tolerance"][rows] for name, case in as_case.items()}
         if variant == FLOAT32:
             shares.append(_check(inputs, outputs, expected, allowed, how))
         _check_sound(inputs, outputs, contract, f"{variant} run {how}")
@@ -280,21 +281,13 @@ def golden_of(cases: Arrays, reports: Mapping[str, Mapping[str, Any]]) -> dict[s
     golden = {name: cases[name][rows] for name in ("observation", "action", "raw", "action_tolerance", "raw_tolerance")}
     if "eps" in cases:
         golden |= {"eps": cases["eps"][rows], "action": cases["noisy"][rows]}
+        golden["action_tolerance"] = cases["noisy_tolerance"][rows]
     for variant, report in reports.items():
         if variant != FLOAT32:
             for name, measured in (("action", report["action_error_units"]), ("raw", report["raw_error_entries"])):
-                tolerance = cases[f"{name}_tolerance"][rows] + VARIANT_MARGIN * np.asarray(measured)
+                tolerance = golden[f"{name}_tolerance"] + VARIANT_MARGIN * np.asarray(measured)
                 golden[f"{variant}.{name}_tolerance"] = tolerance
     return golden
-
-
-def noisy_action(template: Template, raw: np.ndarray, eps: np.ndarray) -> np.ndarray:
-    """The stochastic action [N, A] in float64, from the formula: clamp(tanh(raw) + exp(log_std) eps), then scaled."""
-    constants = template.contract.constants()
-    std = np.exp(template.weight("log_std").astype(np.float64))
-    unit = np.clip(np.tanh(raw.astype(np.float64)) + std * eps, -1.0, 1.0)
-    scaled = unit * constants["action.scale"] + constants["action.shift"]
-    return np.asarray(np.clip(scaled, constants["action.low"], constants["action.high"]))
 
 
 def _outputs(
@@ -322,6 +315,8 @@ def _reference_outputs(
     if states is None or contract.recurrent is None:
         given = cast(Reference, reference)(inputs.copy())
         sizes = {"action": contract.action_size, "raw": contract.action_size}
+        if contract.stochastic.squashed:
+            sizes["log_std"] = contract.action_size
     else:
         given = cast(RecurrentReference, reference)(inputs.copy(), states.copy())
         sizes = {"action": contract.action_size, "raw": contract.action_size, "h_out": contract.recurrent.size}
@@ -336,21 +331,6 @@ def _reference_outputs(
         row = inputs[int(np.argmax(bad))]
         raise ParityError(f"the trained network itself gives NaN or infinity for observation {_show(row)}: train again")
     return {name: output.astype(np.float32) for name, output in zip(sizes, outputs, strict=True)}
-
-
-def _tolerances(outputs: Arrays, contract: Contract) -> dict[str, np.ndarray]:
-    """`NAME_tolerance` of each output: a share of its size, and for the action what raw's becomes behind tanh."""
-    action, raw = outputs["action"], outputs["raw"]
-    span = np.asarray(contract.action.high) - np.asarray(contract.action.low)
-    for_raw = _share_of_size(raw)
-    slope = (1.0 - np.tanh(raw.astype(np.float64)) ** 2) * span / 2
-    tolerances = {"action_tolerance": TOLERANCE * (np.abs(action) + span) + slope * for_raw, "raw_tolerance": for_raw}
-    return tolerances | ({"h_out_tolerance": _share_of_size(outputs["h_out"])} if "h_out" in outputs else {})
-
-
-def _share_of_size(values: np.ndarray) -> np.ndarray:
-    share: np.ndarray = TOLERANCE * (np.abs(values) + np.maximum(1.0, np.abs(values).max(axis=0)))
-    return share
 
 
 def _check(inputs: np.ndarray, actual: Arrays, expected: Arrays, allowed: Arrays, how: str) -> float:

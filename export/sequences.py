@@ -11,7 +11,7 @@ import numpy as np
 
 from export.contract import Recurrent
 
-Reference = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+Reference = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 RecurrentReference = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 Step = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 

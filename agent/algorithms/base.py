@@ -14,7 +14,7 @@ from agent.adam import FusedAdam
 from agent.algorithms.config import AlgorithmConfig
 from agent.errors import CheckpointError
 from agent.executors.eager import Executor, eager
-from agent.networks import GaussianActor
+from agent.networks import Actor
 from agent.networks.products import AFFINE
 from agent.transitions import Transitions
 
@@ -34,7 +34,7 @@ class Algorithm(ABC, Generic[C]):
 
     name: ClassVar[str]
 
-    actor: GaussianActor
+    actor: Actor
     """The policy that is published, evaluated and exported."""
 
     def __init__(

@@ -22,6 +22,7 @@ class BC(Algorithm[BCConfig]):
     """The actor alone."""
 
     name = "bc"
+    actor: GaussianActor
 
     def __init__(self, config: BCConfig, **arguments: Any) -> None:
         super().__init__(config, **arguments)

@@ -26,6 +26,7 @@ class IQL(Algorithm[IQLConfig]):
     """Actor, critics with their targets, and value."""
 
     name = "iql"
+    actor: GaussianActor
 
     def __init__(self, config: IQLConfig, **arguments: Any) -> None:
         super().__init__(config, **arguments)

@@ -1,18 +1,45 @@
-"""Actors. `forward` gives the pre-squash mean that the exported graph starts from."""
+"""Actors. Each says how its noise enters the exported graph; `raw` is the pre-squash mean, the graph's start."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from agent import losses
 from agent.networks.products import Affine, affine_float32
 from agent.networks.trunks import MLP
+from export.contract import SQUASHED_NOISE, Stochastic
 
 
-class GaussianActor(nn.Module):
+class Actor(nn.Module):
+    """A policy that can be trained, acts by tanh(`raw`) without noise, and exports itself."""
+
+    stochastic: ClassVar[Stochastic]
+    """Whether and how noise enters, for the contract."""
+
+    trunk: MLP
+
+    @abstractmethod
+    def raw(self, observation: Tensor, affine: Affine = affine_float32) -> Tensor:
+        """Normalised observation [B, O] → pre-squash mean [B, A]."""
+
+    @abstractmethod
+    def to_export(self) -> tuple[nn.Module, Tensor | None]:
+        """What `export.onnx_writer.export_policy` takes: the network, and log σ [A] where it is a weight of its own."""
+
+    def exported_weights(self) -> dict[str, np.ndarray]:
+        """The parameters by the names that they have in the exported graph."""
+        network, log_std = self.to_export()
+        weights = {f"network.{name}": tensor.detach().numpy() for name, tensor in network.state_dict().items()}
+        return weights if log_std is None else weights | {"log_std": log_std.detach().numpy()}
+
+
+class GaussianActor(Actor):
     """π(a|s) = N(tanh(μ(s)), diag exp(log σ)²) with a state-independent log σ, as in the IQL authors' code.
 
     The mean is squashed, the distribution is not: no tanh log-probability and none of its trouble at the clip edge.
@@ -20,6 +47,7 @@ class GaussianActor(nn.Module):
 
     LOG_STD_MIN = -5.0
     LOG_STD_MAX = 2.0
+    stochastic = Stochastic(eps=True)
 
     def __init__(
         self,
@@ -39,12 +67,46 @@ class GaussianActor(nn.Module):
         raw: Tensor = self.trunk(observation, affine)
         return raw
 
+    def raw(self, observation: Tensor, affine: Affine = affine_float32) -> Tensor:
+        return self.forward(observation, affine)
+
     def clamped_log_std(self) -> Tensor:
         """log σ as used by density and export alike. Shape [A]."""
         return self.log_std.clamp(self.LOG_STD_MIN, self.LOG_STD_MAX)
 
-    def exported_weights(self) -> dict[str, np.ndarray]:
-        """The parameters by the names that they have in the exported graph."""
-        weights = {f"network.{name}": tensor.detach().numpy() for name, tensor in self.trunk.state_dict().items()}
-        weights["log_std"] = self.clamped_log_std().detach().numpy()
-        return weights
+    def to_export(self) -> tuple[nn.Module, Tensor | None]:
+        return self.trunk, self.clamped_log_std()
+
+
+class SquashedGaussianActor(Actor):
+    """a = tanh(μ(s) + σ(s)·ε), ε standard normal: SAC's policy (Haarnoja et al. 2018, arXiv:1812.05905, appendix C).
+
+    log σ is clamped to the authors' [−20, 2].
+    """
+
+    LOG_STD_MIN = -20.0
+    LOG_STD_MAX = 2.0
+    stochastic = Stochastic(eps=True, form=SQUASHED_NOISE)
+
+    def __init__(
+        self, observation_size: int, action_size: int, hidden: Sequence[int], *, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.trunk = MLP(observation_size, hidden, 2 * action_size, generator=generator)
+
+    def forward(self, observation: Tensor, affine: Affine = affine_float32) -> tuple[Tensor, Tensor]:
+        """Normalised observation [B, O] → pre-squash mean μ [B, A], log σ [B, A]."""
+        mean, log_std = self.trunk(observation, affine).chunk(2, dim=-1)
+        return mean, log_std.clamp(self.LOG_STD_MIN, self.LOG_STD_MAX)
+
+    def raw(self, observation: Tensor, affine: Affine = affine_float32) -> Tensor:
+        return self.forward(observation, affine)[0]
+
+    def sample(self, observation: Tensor, eps: Tensor, affine: Affine = affine_float32) -> tuple[Tensor, Tensor]:
+        """Actions [..., B, A] in (−1, 1) and log π of them [..., B], for [B, O] and noise [..., B, A]."""
+        mean, log_std = self.forward(observation, affine)
+        before = mean + torch.exp(log_std) * eps
+        return torch.tanh(before), losses.squashed_gaussian_log_prob(eps, log_std, before)
+
+    def to_export(self) -> tuple[nn.Module, Tensor | None]:
+        return self, None
