@@ -8,6 +8,7 @@ import io
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from agent.process import THREAD_VARIABLES
@@ -49,6 +50,7 @@ def usage() -> str:
         "usage: slipway VERB [options]\n\n"
         "Launches a policy pretrained on logged robot data, safely, into live experience.\n\n"
         f"{verbs}\n\n"
+        "Every verb also takes --log-level debug|info|warning|error (info): what it says beside its result.\n"
         "Start with `slipway demo`. `slipway VERB --help` explains a verb and gives an example.\n"
     )
 
@@ -75,12 +77,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variable in THREAD_VARIABLES:
         # One process, one thread, set before numpy and torch load; a user's own choice stands.
         os.environ.setdefault(variable, "1")
+    from agent.console import set_level, shows
     from agent.errors import SLIPWAY_ERRORS
 
     try:
+        level, rest = log_level(rest)
+        set_level(level)
         command = importlib.import_module(VERBS[verb][0])
         return int(command.run(parse(command, verb, rest)))
     except SLIPWAY_ERRORS as error:
+        if shows("debug"):
+            traceback.print_exc()
         sys.stderr.write(f"slipway {verb}: {error}\n")
         return 2
     except ModuleNotFoundError as error:
@@ -96,6 +103,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output left (`slipway ... | head`): nobody is there to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def log_level(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The level that `--log-level` names, and the other arguments; ConfigError for one that is none."""
+    from agent.console import LEVELS
+    from agent.errors import ConfigError
+
+    rest, level = list(arguments), "info"
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag == "--log-level":
+            level = value if equals else next(iter(rest[index + 1 :]), "")
+            del rest[index : index + (1 if equals else 2)]
+            break
+    if level not in LEVELS:
+        raise ConfigError(f"--log-level is {level!r}: give {', '.join(LEVELS[:-1])} or {LEVELS[-1]}")
+    return level, rest
 
 
 def parse(command: object, verb: str, rest: Sequence[str]) -> object:

@@ -1,4 +1,8 @@
-"""What the command prints: results on stdout, everything else on stderr."""
+"""What the command prints: results on stdout, everything else on stderr, and no more of that than `--log-level` asks.
+
+A terminal shows bars with phase, rate and time left; elsewhere a plain line says the same, ever more rarely. Nothing is
+told by colour alone, and 80 columns are enough.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +10,80 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 results = Console(highlight=False)
 messages = Console(stderr=True, highlight=False)
 
+LEVELS = ("debug", "info", "warning", "error")
+# Plain lines: the first after some seconds, then ever more rarely, for a log of a run of days.
 PLAIN_SECONDS = 5.0
+PLAIN_SECONDS_AT_MOST = 60.0
+
+_shown_from = LEVELS.index("info")
+
+
+def set_level(level: str) -> None:
+    """Show messages of `level` (one of `LEVELS`) and above; progress and what is said on the way are `info`."""
+    global _shown_from
+    _shown_from = LEVELS.index(level)
+
+
+def shows(level: str) -> bool:
+    """Whether messages of `level` are shown."""
+    return LEVELS.index(level) >= _shown_from
+
+
+def say(text: str, level: str = "info") -> None:
+    """One line for people: `debug` for those who look for a fault, `warning` for what went wrong but ended nothing."""
+    if shows(level):
+        prefix, style = {"warning": ("warning: ", "bold"), "debug": ("", "dim")}.get(level, ("", ""))
+        messages.print(prefix + text, style=style, markup=False, soft_wrap=True)
+
+
+def working(text: str) -> AbstractContextManager[object]:
+    """A spinner beside `text` while the block runs; nothing where nobody watches."""
+    return messages.status(text) if shows("info") and messages.is_terminal else nullcontext()
+
+
+# --- progress ---------------------------------------------------------------------------------------------------------
 
 
 class Bar(Protocol):
     """One line of progress."""
 
     def __call__(self, done: float, *, total: float | None = None, note: str = "") -> None:
-        """Move to `done` of `total`."""
+        """Move to `done` of `total`; `note` is the phase or what else there is to know."""
 
 
 class Bars:
-    """Progress on stderr: bars in a terminal, elsewhere a plain line every few seconds."""
+    """Progress on stderr: bars in a terminal, elsewhere a plain line now and then, nothing above level info."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
 
     def add(self, name: str, total: float | None) -> Bar:
-        """A bar called `name`; `total` None while unknown."""
-        if self._progress is None:
-            return _PlainBar(name, total)
-        return _RichBar(self._progress, self._progress.add_task(name, total=total, note=""))
+        """A bar called `name`, seen once it moves; `total` None while unknown."""
+        if self._progress is not None:
+            return _RichBar(self._progress, self._progress.add_task(name, total=total, note="", visible=False))
+        return _PlainBar(name, total)
 
 
 class _RichBar:
     def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
+        self._progress, self._task, self._seen = progress, task, False
 
     def __call__(self, done: float, *, total: float | None = None, note: str = "") -> None:
+        if not self._seen:
+            # What an earlier start of the command did must not count as speed.
+            self._progress.reset(self._task, completed=int(done), visible=True)
+            self._seen = True
         self._progress.update(self._task, completed=done, note=note)
         if total is not None:
             self._progress.update(self._task, total=total)
@@ -60,38 +92,88 @@ class _RichBar:
 class _PlainBar:
     def __init__(self, name: str, total: float | None) -> None:
         self._name, self._total = name, total
-        self._said = time.monotonic()
+        self._every = PLAIN_SECONDS
+        self._said: tuple[float, float] | None = None
         self._line = ""
 
     def __call__(self, done: float, *, total: float | None = None, note: str = "") -> None:
         self._total = self._total if total is None else total
         now = time.monotonic()
-        if now - self._said < PLAIN_SECONDS:
+        if self._said is None:
+            self._said = now, done
+        since, before = self._said
+        if not shows("info") or now - since < self._every:
             return
-        self._said = now
-        of = f" of {self._total:,.0f}" if self._total else ""
-        line = f"{self._name}: {done:,.0f}{of}{f' · {note}' if note else ''}"
-        if line != self._line:
-            messages.print(line, markup=False)
+        rate = (done - before) / (now - since)
+        parts = [f"{self._name}: {done:,.0f}" + (f" of {self._total:,.0f}" if self._total else "")]
+        if rate > 0:
+            parts.append(f"{rate:,.4g}/s")
+        if rate > 0 and self._total and self._total > done:
+            parts.append(f"{clock((self._total - done) / rate)} left")
+        line = " · ".join([*parts, *([note] if note else [])])
+        self._said = now, done
+        # A line that says nothing new is worth less than its room.
+        if done != before or line != self._line:
+            messages.print(line, markup=False, soft_wrap=True)
+            self._every = min(1.5 * self._every, PLAIN_SECONDS_AT_MOST)
         self._line = line
+
+
+class _Done(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """`12,000/60,000`."""
+        of = f"/{task.total:,.0f}" if task.total is not None else ""
+        return Text(f"{task.completed:,.0f}{of}", justify="right")
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """`1,234/s`, over the last half minute or so."""
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("–/s", justify="right")
+        return Text(f"{speed:,.0f}/s" if speed >= 100 else f"{speed:.3g}/s", justify="right")
+
+
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """`0:12:34`, the time left; what it took once it is done."""
+        if task.finished:
+            return Text(clock(task.finished_time or 0.0), style="dim")
+        return Text("-:--" if task.time_remaining is None else clock(task.time_remaining))
 
 
 @contextmanager
 def progress() -> Iterator[Bars]:
     """Bars for as long as the block runs."""
-    if not messages.is_terminal:
+    if not messages.is_terminal or not shows("info"):
         yield Bars(None)
         return
     columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description:<10}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}", table_column=Column(min_width=9, no_wrap=True)),
+        BarColumn(bar_width=12, complete_style="cyan", finished_style="cyan"),
+        _Done(Column(no_wrap=True, min_width=13)),
+        _Rate(Column(no_wrap=True, min_width=6)),
+        _Left(Column(no_wrap=True, min_width=4)),
+        TextColumn(
+            "{task.fields[note]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1), markup=False
+        ),
     )
-    with Progress(*columns, console=messages) as made:
+    with Progress(*columns, console=messages, expand=True) as made:
         yield Bars(made)
+
+
+def clock(seconds: float) -> str:
+    """`0:42`, `3:05:07`, `2 d 4 h`."""
+    whole = round(seconds)
+    if whole >= 48 * 3600:
+        return f"{whole // 86_400} d {whole // 3600 % 24} h"
+    hours = f"{whole // 3600}:{whole // 60 % 60:02d}" if whole >= 3600 else f"{whole // 60}"
+    return f"{hours}:{whole % 60:02d}"
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 def write_json(record: dict[str, Any]) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from agent import console
 from agent.algorithms.iql_config import IQLConfig
 from agent.board import Board, Phase
 from agent.commands import collect, deploy, ingest
 from agent.commands.train import train_with_progress
 from agent.config import CheckpointConfig, EvaluationConfig, OnlineConfig, TrainConfig
 from agent.config_files import load_preset, merge
-from agent.console import messages
 from agent.errors import RunError
 from agent.exporting import export_run
 from agent.files import write_atomic
@@ -207,7 +207,7 @@ class Demo:
 
 def say(stage: str, words: str) -> None:
     """Announce a stage on stderr."""
-    messages.print(f"[bold]{stage}[/bold]: {words}")
+    console.say(f"{stage}: {words}")
 
 
 def remove_store(path: Path) -> None:

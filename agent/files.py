@@ -42,14 +42,41 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
         os.close(descriptor)
 
 
+class Follower:
+    """Hands out the JSON lines that were appended to a file since it was asked last; the file need not exist yet."""
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self.path = path
+        self.offset = path.stat().st_size if from_end and path.exists() else 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The complete lines since the last call; a line still being written comes with the next one."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self.offset += len(whole)
+        return parse_lines(whole.decode(errors="replace"))
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """All complete JSON lines of `path`; one that was cut short is left out. Missing file: empty list."""
     if not path.exists():
         return []
+    return parse_lines(path.read_text())
+
+
+def parse_lines(text: str) -> list[dict[str, Any]]:
+    """The JSON objects in `text`, one a line; what is none is left out."""
     records = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(record, dict):
+            records.append(record)
     return records

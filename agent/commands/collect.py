@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.console import messages, progress, results, write_json
+from agent.console import progress, results, say, write_json
 from agent.errors import ConfigError
 from agent.evaluation import check_layout
 from agent.faults import FaultBudget
@@ -93,11 +93,11 @@ def collect(args: Args) -> dict[str, float]:
                         break
             except EnvFault as fault:
                 # What came before the fault is kept, cut there; the next reset begins another episode.
-                messages.print(f"{fault}; the episode is cut there", markup=False)
+                say(f"{fault}; the episode is cut there", "warning")
                 budget.spend(fault, episodes.steps)
             episodes.cut()
         if not episodes.complete(args.steps):
-            messages.print(f"stopped after {episodes.steps} steps; they are in {args.out}")
+            say(f"stopped after {episodes.steps} steps; they are in {args.out}")
     return {"steps": episodes.steps, "episodes": len(episodes.returns), "mean": episodes.mean}
 
 

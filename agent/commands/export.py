@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from agent.console import messages, results, table, write_json
+from agent.console import results, table, working, write_json
 from agent.errors import ConfigError
 from agent.run_directory import RunDirectory
 
@@ -70,7 +70,7 @@ def run(args: Args) -> int:
         rate_limit=args.rate_limit, action_names=args.action_names,
         robot_model=args.robot_model, robot_revision=args.robot_revision,
     )  # fmt: skip
-    with messages.status("exporting and comparing with the trained network"):
+    with working("exporting and comparing with the trained network"):
         outcome = export_run(
             args.run, args.out, promises=promises, int8=args.quantize == "int8", episodes=args.env_episodes,
             sign_key=args.sign,

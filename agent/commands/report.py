@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from agent.console import messages, results, write_json
+from agent.console import results, working, write_json
 from agent.report import write_report
 
 
@@ -28,7 +28,7 @@ class Args:
 
 def run(args: Args) -> int:
     """Write the page and say where it is."""
-    with messages.status("drawing the report"):
+    with working("drawing the report"):
         page = write_report(args.run, args.out)
     if args.json:
         write_json({"run": str(args.run), "report": str(page)})

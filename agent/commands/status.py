@@ -1,4 +1,4 @@
-"""What a run is doing now.
+"""What a run is doing now: phase, steps, rates, waits, replay, staleness, incidents, last evaluation, disk left.
 
 Example:
   slipway status runs/door --watch
@@ -7,20 +7,31 @@ Example:
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.live import Live
-from rich.table import Table
 
-from agent.console import results, table, write_json
+from agent.console import results, write_json
 from agent.errors import RunError
 from agent.files import read_lines
 from agent.run_directory import TURNING_POINTS, RunDirectory
+from agent.status_view import line, panel
 from replay.processes import alive
+
+REFRESH_SECONDS = 1.0
+PLAIN_SECONDS = 10.0
+RATE_SECONDS = 30.0
+COUNTERS = {
+    "pretrain_per_second": "pretrain_step",
+    "updates_per_second": "online_updates",
+    "steps_per_second": "online_steps",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,62 +39,87 @@ class Args:
     run: Annotated[Path, tyro.conf.Positional]
     """Run directory."""
     watch: bool = False
-    """Refresh every second until interrupted or done."""
+    """Refresh every second until the run ends; Ctrl-C leaves the run alone."""
     json: bool = False
-    """Print status.json's content, whether it is running, and the last evaluation, as one JSON object."""
+    """Print status.json and what can be said beside it as one JSON object; with --watch, one a second."""
 
 
 def run(args: Args) -> int:
     """Print the status, once or again and again."""
     directory = RunDirectory(args.run)
+    history: History = deque()
+    status = observed(directory, history)
     if args.json:
-        write_json(gather(directory))
+        write_json(status)
+    elif not results.is_terminal:
+        # A file or a pipe gets a page once, a line each time.
+        results.print(line(status) if args.watch else panel(status), soft_wrap=args.watch)
+    elif not args.watch:
+        results.print(panel(status))
+    else:
+        with Live(panel(status), console=results, refresh_per_second=4, vertical_overflow="visible") as live:
+            while status["running"]:
+                time.sleep(REFRESH_SECONDS)
+                status = observed(directory, history)
+                live.update(panel(status))
         return 0
-    if not args.watch:
-        results.print(render(gather(directory)))
-        return 0
-    with Live(render(gather(directory)), console=results, refresh_per_second=4) as live:
-        while (status := gather(directory))["running"]:
-            live.update(render(status))
-            time.sleep(1.0)
-        live.update(render(status))
+    while args.watch and status["running"]:
+        time.sleep(REFRESH_SECONDS if args.json else PLAIN_SECONDS)
+        status = observed(directory, history)
+        if args.json:
+            write_json(status)
+        else:
+            results.print(line(status), soft_wrap=True)
     return 0
 
 
+History = deque[dict[str, Any]]
+"""status.json as it was, oldest first, over the last `RATE_SECONDS`."""
+
+
+def observed(directory: RunDirectory, history: History) -> dict[str, Any]:
+    """`gather`, with the rates since the oldest status of `history`, which it joins."""
+    status = gather(directory)
+    history.append(status)
+    while len(history) > 2 and status["time"] - history[0]["time"] > RATE_SECONDS:
+        history.popleft()
+    if status["time"] > history[0]["time"]:
+        status |= rates(history[0], status)
+    return status
+
+
 def gather(directory: RunDirectory) -> dict[str, Any]:
-    """status.json with what can be said beside it."""
+    """status.json with what can be said beside it; RunError where the run has none yet."""
     directory.load_config()
     try:
         status: dict[str, Any] = json.loads(directory.status.read_text())
     except OSError as error:
         raise RunError(f"{directory.path} has no status yet: its agent has not started") from error
-    events = read_lines(directory.events)
-    evaluations = directory.evaluations()
-    status["running"] = not status["stopped"] and alive(status["pid"])
+    metrics, events = read_lines(directory.metrics), read_lines(directory.events)
+    evaluations = [record for record in metrics if record["kind"] == "evaluation"]
     incidents = [event for event in events if event["kind"] not in TURNING_POINTS]
+    status["run"] = str(directory.path)
+    status["running"] = not status["stopped"] and alive(status["pid"])
     status["incidents"] = len(incidents)
     status["last_incident"] = incidents[-1]["message"] if incidents else None
+    status["last_incident_time"] = incidents[-1]["time"] if incidents else None
     status["last_evaluation"] = evaluations[-1] if evaluations else None
+    status["evaluation_before"] = evaluations[-2] if len(evaluations) > 1 else None
+    status["replay_bytes"] = sum(512 * file.stat().st_blocks for file in directory.replay.rglob("*") if file.is_file())
+    status.setdefault("disk_free_bytes", shutil.disk_usage(directory.path).free)
+    lines = [record for record in metrics if record["kind"] == "train"][-2:]
+    status |= dict.fromkeys(COUNTERS)
+    if status["running"] and len(lines) == 2 and lines[1]["time"] > lines[0]["time"]:
+        # Until there is a history, the learner's last two lines tell.
+        seconds = lines[1]["time"] - lines[0]["time"]
+        updates = (lines[1]["updates"] - lines[0]["updates"]) / seconds
+        status["pretrain_per_second" if lines[1]["phase"] == "offline" else "updates_per_second"] = updates
+        if lines[1]["phase"] == "online":
+            status["steps_per_second"] = (lines[1]["online_steps"] - lines[0]["online_steps"]) / seconds
     return status
 
 
-def render(status: dict[str, Any]) -> Table:
-    """The status as a table of names and values."""
-    evaluation = status["last_evaluation"]
-    rows = [
-        ["state", "running" if status["running"] else "not running"],
-        ["phase", status["phase"]],
-        ["offline updates", f"{status['pretrain_step']:,} of {status['pretrain_steps']:,}"],
-        ["online steps", f"{status['online_steps']:,} of {status['planned_online_steps']:,}"],
-        ["online updates", f"{status['online_updates']:,}"],
-        ["policy version", str(status["policy_version"])],
-        ["learner waited", f"{status['learner_wait_seconds']:.1f} s"],
-        *(
-            [f"collector {i}", f"{c['steps']:,} steps, waited {c['wait_seconds']:.1f} s, {c['faults']} faults"]
-            for i, c in enumerate(status["collectors"])
-        ),
-        ["last evaluation", f"{evaluation['label']}: {evaluation['mean']:.3g}" if evaluation else "none"],
-        ["incidents", f"{status['incidents']}" + (f" ({status['last_incident']})" if status["incidents"] else "")],
-        ["as of", time.strftime("%H:%M:%S", time.localtime(status["time"]))],
-    ]
-    return table("slipway status", ["what", "value"], rows)
+def rates(before: dict[str, Any], now: dict[str, Any]) -> dict[str, float]:
+    """Counts per second between two statuses."""
+    seconds = now["time"] - before["time"]
+    return {name: max(0.0, (now[key] - before[key]) / seconds) for name, key in COUNTERS.items()}

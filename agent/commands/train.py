@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +26,15 @@ from agent.algorithms import ALGORITHMS, config_class
 from agent.board import Board, Phase, Slot
 from agent.config import TrainConfig
 from agent.config_files import load_preset, load_toml, merge, to_toml
-from agent.console import messages, progress, results, table, write_json
+from agent.console import progress, results, say, table, write_json
 from agent.errors import ConfigError
+from agent.files import Follower
+from agent.run_directory import TURNING_POINTS, RunDirectory
 from agent.training import train
 from envs.catalog import lookup
 from replay.store import Store
 
+TELL_SECONDS = 1.0
 SCORE_COLUMNS = ["policy", "mean return", "95% interval", "score", "success"]
 
 
@@ -104,13 +108,15 @@ def run(args: Args) -> int:
 
 
 def train_with_progress(config: TrainConfig, on_tick: Callable[[Board], None] = lambda board: None) -> dict[str, Any]:
-    """`train` with bars for both phases."""
+    """`train` with bars for both phases, and a line for each incident and evaluation."""
+    teller = Teller(RunDirectory(config.out))
     with progress() as bars:
         offline = bars.add("pretrain", config.pretrain_steps)
         online = bars.add("fine-tune", config.online_steps) if config.online_steps else None
 
         def tick(board: Board) -> None:
             on_tick(board)
+            teller.tell()
             phase = board.phase
             if phase <= Phase.PRETRAIN:
                 offline(board[Slot.PRETRAIN_STEP], note="starting" if phase == Phase.STARTING else "")
@@ -121,7 +127,35 @@ def train_with_progress(config: TrainConfig, on_tick: Callable[[Board], None] = 
                 note = note or f"{board[Slot.ONLINE_UPDATES]:,} updates, policy v{board[Slot.POLICY_VERSION]}"
                 online(board.online_steps(), note=note)
 
-        return train(config, on_tick=tick)
+        outcome = train(config, on_tick=tick)
+        teller.tell(now=True)
+        return outcome
+
+
+class Teller:
+    """Says what a run's files tell while it runs: incidents as warnings, evaluations, turning points for debugging."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._events, self._metrics = Follower(run.events, from_end=True), Follower(run.metrics, from_end=True)
+        self._told = 0.0
+
+    def tell(self, *, now: bool = False) -> None:
+        """Read on where the last call ended, at most once a second."""
+        if not now and time.monotonic() - self._told < TELL_SECONDS:
+            return
+        self._told = time.monotonic()
+        for event in self._events.new():
+            say(f"{event['kind']}: {event['message']}", "debug" if event["kind"] in TURNING_POINTS else "warning")
+        for line in self._metrics.new():
+            if line["kind"] == "evaluation":
+                say(f"evaluation: {evaluation_words(line)}")
+
+
+def evaluation_words(line: dict[str, Any]) -> str:
+    """`curve at 10,000 online steps: return 0.83 (0.71 to 0.95), success 83%`."""
+    mean, interval, _, success = score_cells(line)
+    words = f"{line['label']} at {line['online_steps']:,} online steps: return {mean} (95% {interval})"
+    return words + (f", success {success}" if success else "")
 
 
 def report(outcome: dict[str, Any], *, as_json: bool) -> int:
@@ -133,7 +167,7 @@ def report(outcome: dict[str, Any], *, as_json: bool) -> int:
     rows += [[label, *score_cells(outcome[label])] for label in ("pretrained", "finetuned") if label in outcome]
     results.print(table(f"run {outcome['run']}", SCORE_COLUMNS, rows))
     if not outcome["finished"]:
-        messages.print("stopped: everything is saved; the same command goes on from here")
+        say("stopped: everything is saved; the same command goes on from here")
     return 0
 
 

@@ -1,0 +1,149 @@
+"""`slipway status`: what it shows, that 80 columns hold it, and that no colour is needed to read it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from agent.commands.status import gather, observed
+from agent.config import TrainConfig
+from agent.errors import RunError
+from agent.files import append_line, write_atomic
+from agent.run_directory import RunDirectory
+from agent.status_view import line, panel
+
+NOW = 1_795_225_000.0
+STATUS: dict[str, Any] = {
+    "time": NOW, "pid": os.getpid(), "phase": "online", "stopped": False, "pretrain_step": 1_000_000,
+    "pretrain_steps": 1_000_000, "online_steps": 345_120, "planned_online_steps": 1_000_000, "online_updates": 172_560,
+    "policy_version": 3450, "learner_wait_seconds": 12.5, "staleness": {"p50_s": 0.4, "p99_s": 1.21},
+    "collectors": [
+        {"steps": 172_560, "episodes": 1_410, "policy_version": 3448 + i, "wait_seconds": 4100.0, "faults": 3 * i}
+        for i in range(2)
+    ],
+}  # fmt: skip
+EVALUATIONS = [
+    {"time": NOW - 700 + 600 * i, "kind": "evaluation", "label": "curve", "online_steps": 10_000 * (i + 1),
+     "mean": mean, "ci": [mean - 0.1, mean + 0.1], "success": mean, "normalized": 100 * mean}
+    for i, mean in enumerate((0.5, 0.75))
+]  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "door")
+    run.save_config(TrainConfig(out=run.path))
+    write_atomic(run.status, json.dumps(STATUS).encode())
+    for record in EVALUATIONS:
+        append_line(run.metrics, record)
+    append_line(run.events, {"time": NOW - 90, "kind": "resumed", "message": "resumed from checkpoint 000001000"})
+    append_line(
+        run.events, {"time": NOW - 60, "kind": "env_fault", "message": "the simulation diverged [/b] at step 41"}
+    )
+    return run
+
+
+def shown(status: dict[str, Any], *, now: float = NOW + 2, width: int = 80) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width).print(panel(status, now))
+    return file.getvalue()
+
+
+def test_everything_that_matters_is_said_without_a_colour(run: RunDirectory) -> None:
+    text = shown({**gather(run), "steps_per_second": 212.4, "updates_per_second": 106.2})
+    assert "\x1b" not in text
+    flat = re.sub(r"[\s│]+", " ", text)
+    for expected in (
+        "✓ pretrain", "▶ online", "345,120/1,000,000 · 35% · 212/s · 51:23 left", "172,560 online · 106/s",
+        "version 3450 · collectors up to 2 behind · staleness p50 s 0.4, p99 s 1.21",
+        "learner waited 12.5 s for steps, collectors 2:16:40 for updates", "345,120 steps, 2,820 episodes",
+        "+764,640 an hour",
+        "curve at 20,000 steps: success 75%, return 0.75 (95% 0.65 to 0.85), 1:42 ago; ▲ up from 0.5",
+        "! 1, the last 1:02 ago: the simulation diverged [/b] at step 41", "free", "! 3", "running, as of",
+    ):  # fmt: skip
+        assert expected in flat, expected
+
+
+def test_eighty_columns_hold_it(run: RunDirectory) -> None:
+    status = gather(run)
+    for width in (80, 200):
+        assert max(map(len, shown({**status, "steps_per_second": 1234.5}, width=width).splitlines())) == 80
+
+
+def test_an_agent_that_fell_silent_or_died_is_not_called_running(run: RunDirectory) -> None:
+    status = gather(run)
+    assert status["running"] and "! no news for 0:42" in shown(status, now=NOW + 42)
+    write_atomic(run.status, json.dumps({**STATUS, "pid": 2**22 - 3}).encode())
+    assert "not running, as of" in shown(gather(run))
+
+
+def test_rates_are_those_of_the_last_seconds(run: RunDirectory) -> None:
+    from collections import deque
+
+    history: deque[dict[str, Any]] = deque()
+    assert observed(run, history)["steps_per_second"] is None
+    for seconds, steps in ((10, 2000), (40, 2300), (70, 2600)):
+        later = {**STATUS, "time": NOW + seconds, "online_steps": STATUS["online_steps"] + steps}
+        write_atomic(run.status, json.dumps(later).encode())
+        status = observed(run, history)
+    assert status["steps_per_second"] == pytest.approx(10.0)
+
+
+def test_while_pretraining_there_is_no_talk_of_what_has_not_begun(run: RunDirectory) -> None:
+    early = {**STATUS, "phase": "pretrain", "pretrain_step": 10, "online_steps": 0, "collectors": []}
+    write_atomic(run.status, json.dumps(early).encode())
+    text = shown(gather(run))
+    assert "▶ pretrain" in text and "limiter" not in text and "policy" not in text
+
+
+def test_a_line_says_the_essence(run: RunDirectory) -> None:
+    said = line(gather(run))
+    assert said.endswith("online · 345,120 of 1,000,000 steps · curve success 75% · 1 incidents")
+
+
+def test_a_run_that_has_not_started_is_told_apart_from_none(run: RunDirectory, tmp_path: Path) -> None:
+    run.status.unlink()
+    with pytest.raises(RunError, match="has no status yet"):
+        gather(run)
+    with pytest.raises(RunError, match="is not a run directory"):
+        gather(RunDirectory(tmp_path))
+
+
+def test_watching_into_a_file_ends_with_the_run(run: RunDirectory) -> None:
+    write_atomic(run.status, json.dumps({**STATUS, "stopped": True}).encode())
+    command = [sys.executable, "-m", "agent.cli", "status", str(run.path), "--watch"]
+    for flag, check in (([], "online · 345,120 of"), (["--json"], '"online_steps": 345120')):
+        done = subprocess.run([*command, *flag], capture_output=True, text=True, timeout=60, check=True)
+        assert check in done.stdout and len(done.stdout.splitlines()) == 1 and done.stderr == ""
+
+
+def test_watching_in_a_terminal_follows_the_run_to_its_end(run: RunDirectory) -> None:
+    import pty
+
+    write_atomic(run.status, json.dumps(STATUS).encode())
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "agent.cli", "status", str(run.path), "--watch"]
+    child = subprocess.Popen(command, stdout=slave, stderr=slave, env={**os.environ, "COLUMNS": "80", "TERM": "xterm"})
+    os.close(slave)
+    said = b""
+    while b"running, as of" not in said and b"no news" not in said:
+        said += os.read(master, 65536)
+    write_atomic(run.status, json.dumps({**STATUS, "time": time.time(), "phase": "done", "stopped": True}).encode())
+    try:
+        while data := os.read(master, 65536):
+            said += data
+    except OSError:
+        pass  # the terminal is closed once the command has left
+    os.close(master)
+    assert child.wait(30) == 0
+    assert "done, as of" in said.decode()
