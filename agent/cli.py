@@ -26,6 +26,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "verify": ("agent.commands.verify", "check a bundle: checksums, contract, golden outputs"),
     "deploy": ("agent.commands.deploy", "run a bundle in a fixed-rate control loop"),
     "play": ("agent.commands.play", "look at episodes of a policy or a store: video, window, Rerun"),
+    "compare": ("agent.commands.compare", "algorithms side by side on the same data, over seeds"),
     "report": ("agent.commands.report", "a self-contained HTML page about a run"),
     "status": ("agent.commands.status", "what a run is doing now"),
     "bench": ("agent.commands.bench", "benchmarks beside named peers, from a checkout"),

@@ -186,7 +186,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
     """A plain table; the first column is text, the others figures."""
     made = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right")
+        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         made.add_row(*row)
     return made

@@ -1,0 +1,112 @@
+"""What a comparison trains: every variant of an algorithm on every store with every seed, each in a run of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.algorithms import config_class
+from agent.config import TrainConfig
+from agent.config_files import load_preset, merge, validate
+from agent.errors import ConfigError
+from envs.catalog import lookup
+from replay.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """An algorithm with some of its hyper-parameters set, written `iql` or `iql+expectile=0.9+critics=1`."""
+
+    label: str
+    name: str
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """From its written form; ConfigError where a setting is no TOML value."""
+        name, *assignments = text.strip().split("+")
+        config_class(name)
+        settings = {}
+        for assignment in assignments:
+            key, equals, value = assignment.partition("=")
+            try:
+                if not equals:
+                    raise ValueError("no = in it")
+                settings[key.strip()] = literal(value.strip())
+            except ValueError as error:
+                raise ConfigError(
+                    f"variant {text!r}: {assignment!r} is no setting ({error}); write e.g. iql+expectile=0.9"
+                ) from error
+        return cls(label=text.strip(), name=name, settings=settings)
+
+
+def literal(text: str) -> Any:
+    """A TOML value; a bare word is a string."""
+    if re.fullmatch(r"[A-Za-z_]+", text) and text not in ("true", "false"):
+        return text
+    return tomllib.loads(f"value = {text}")["value"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training."""
+
+    task: str
+    """Name of the store."""
+    variant: str
+    seed: int
+    config: TrainConfig
+
+
+def make_plan(
+    stores: Sequence[Path],
+    variants: Sequence[Variant],
+    *,
+    seeds: int,
+    out: Path,
+    env: str = "",
+    settings: Mapping[str, Any],
+) -> list[Run]:
+    """All runs, seed by seed, so that a comparison that is stopped early has compared all methods.
+
+    `settings` are nested values for every run, as in a configuration file. Raises ConfigError where a name, a value or
+    a combination cannot work, before anything is trained.
+    """
+    for what, names in (("--algorithms", [v.label for v in variants]), ("--replay", [task_name(s) for s in stores])):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"{what} names {twice[0]!r} twice: name each once")
+    bases = {store: preset_of(store, env) for store in stores}
+    runs = []
+    for seed in range(seeds):
+        for store in stores:
+            for variant in variants:
+                base = TrainConfig(algorithm=config_class(variant.name)())
+                preset = bases[store]
+                if preset:
+                    base = merge(base, load_preset(preset, variant.name), where=f"preset {preset}")
+                    base = dataclasses.replace(base, preset=preset)
+                base = merge(base, settings, where="the comparison's settings")
+                base = merge(base, {"algorithm": variant.settings}, where=f"variant {variant.label!r}")
+                path = out / task_name(store) / variant.label / f"seed-{seed}"
+                config = dataclasses.replace(base, replay=store.resolve(), env=env, seed=seed, out=path.resolve())
+                validate(config)
+                runs.append(Run(task=task_name(store), variant=variant.label, seed=seed, config=config))
+    return runs
+
+
+def task_name(store: Path) -> str:
+    """The store's name without its suffix."""
+    return store.name.removesuffix(".zarr")
+
+
+def preset_of(store: Path, env: str) -> str:
+    """The preset of `env`, or of the environment recorded with the data."""
+    recorded = Store.open(store).spec.env
+    name = env or (recorded["id"] if recorded else "")
+    return lookup(name).preset if name else ""

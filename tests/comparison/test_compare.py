@@ -1,0 +1,127 @@
+"""`slipway compare` on a real maze log: a table, a page, exact resuming, one failed run among sound ones, kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli import main
+from replay.processes import alive
+
+ROOT = Path(__file__).parents[2]
+SMALL = 'log_every = 20\nexecutor = "eager"\n[checkpoint]\nevery_updates = 50\n'
+
+
+@pytest.fixture(scope="module")
+def maze(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("compare") / "maze.zarr"
+    assert main(["collect", "--env", "PointMaze_UMaze-v3", "--policy", "expert", "--steps", "600",
+                 "--max-episode-steps", "100", "--out", str(store)]) == 0  # fmt: skip
+    return store
+
+
+def command(maze: Path, folder: Path, *more: str, algorithms: str = "bc,iql+hidden=[16]", steps: int = 60) -> list[str]:
+    config = folder / "small.toml"
+    config.write_text(SMALL)
+    return ["compare", "--replay", str(maze), "--algorithms", algorithms, "--seeds", "1", "--steps", str(steps),
+            "--episodes", "2", "--config", str(config), "--out", str(folder / "out"), "--json", *more]  # fmt: skip
+
+
+def compare(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int = 0) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(arguments) == code
+    record: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return record
+
+
+def test_methods_are_trained_scored_and_kept_and_more_seeds_may_be_added(
+    maze: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = compare(capsys, command(maze, tmp_path))
+    (task,) = record["tasks"]
+    assert [method["label"] for method in task["methods"]] == ["bc", "iql+hidden=[16]"]
+    assert all(score is not None and 0 <= score <= 100 for method in task["methods"] for score in method["scores"])
+    assert task["unit"] == "score"
+    assert task["data"] == pytest.approx(100 * 10 / 11)  # ten of eleven episodes reach the goal
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "iql+hidden=[16]" in page
+    assert page.count("<svg") == 2
+
+    kept = (tmp_path / "out" / "maze" / "bc" / "seed-0" / "metrics.jsonl").read_bytes()
+    more = compare(capsys, [*command(maze, tmp_path), "--seeds", "2"])
+    assert (tmp_path / "out" / "maze" / "bc" / "seed-0" / "metrics.jsonl").read_bytes() == kept
+    first, second = more["tasks"][0]["methods"]
+    assert first["scores"][0] == task["methods"][0]["scores"][0]
+    assert len(second["scores"]) == 2
+    assert second["improvement"] is not None
+    assert second["standard_error"] is not None
+
+
+def test_a_run_that_diverges_is_reported_with_its_last_words_and_the_others_are_compared(
+    maze: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = compare(capsys, command(maze, tmp_path, algorithms="bc,iql+learning_rate=1e30"), code=2)
+    sound, broken = record["tasks"][0]["methods"]
+    assert sound["mean"] is not None
+    assert broken["mean"] is None
+    assert broken["scores"] == [None]
+    ((path, words),) = record["failures"].items()
+    assert path.endswith("iql+learning_rate=1e30/seed-0")
+    assert "not finite" in words or "exploded" in words
+
+
+def test_kill_minus_9_leaves_no_training_behind_and_the_same_command_goes_on(
+    maze: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(maze, tmp_path, "--cores", "1", algorithms="bc", steps=2000)
+    process = subprocess.Popen([sys.executable, "-m", "agent.cli", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL)
+    run = tmp_path / "out" / "maze" / "bc" / "seed-0"
+    status = run / "status.json"
+    try:
+        wait_until(lambda: status.exists() and json.loads(status.read_text())["pretrain_step"] > 60)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    agent = int(json.loads(status.read_text())["pid"])
+    wait_until(lambda: not alive(agent))
+    saved = max(int(folder.name) for folder in (run / "checkpoints").iterdir() if folder.name.isdigit())
+    assert saved > 0
+    record = compare(capsys, arguments)
+    assert record["tasks"][0]["methods"][0]["scores"][0] is not None
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert any(event["kind"] == "resumed" and event["updates"] >= saved for event in events)
+
+
+def wait_until(condition: Any, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--out", "x"], "--replay is missing"),
+        (["--replay", "a", "--out", "x", "--seeds", "0"], "--seeds is 0"),
+        (["--replay", "a", "b", "--out", "x", "--env", "Hopper-v5"], "--env names one environment"),
+        (["--replay", "nowhere.zarr", "--out", "x"], "nowhere.zarr"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(
+    flags: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *flags]) == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error
+    assert "\n" not in error
+    assert not os.listdir(tmp_path)  # noqa: PTH208 - names are enough
