@@ -75,6 +75,8 @@ class TrainConfig:
     """Time limit in steps; 0 takes the one recorded with the data."""
     preset: str = ""
     """locomotion, antmaze, adroit, kitchen, pointmaze or fetch; empty takes the environment's own."""
+    recipe: str = ""
+    """How to pretrain for and run the online phase: safe or default (docs/runs.md); empty changes nothing."""
     seed: int = 0
     """Seeds networks, sampling, exploration and evaluation."""
     pretrain_steps: int = 100_000

@@ -1,6 +1,6 @@
 """Reading, writing, merging and comparing configurations.
 
-Precedence, weakest first: defaults, preset, CONFIG.toml, command-line flags. The resolved result is RUN/config.toml.
+Precedence, weakest first: defaults, preset, recipe, CONFIG.toml, flags. The resolved result is RUN/config.toml.
 """
 
 from __future__ import annotations
@@ -40,9 +40,17 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 def preset_names() -> list[str]:
     """Names of the presets that ship with the package."""
-    return sorted(
-        p.name.removesuffix(".toml") for p in resources.files("agent.presets").iterdir() if p.name.endswith(".toml")
-    )
+    return _names("agent.presets")
+
+
+def recipe_names() -> list[str]:
+    """Names of the fine-tuning recipes that ship with the package."""
+    return _names("agent.recipes")
+
+
+def _names(package: str) -> list[str]:
+    files = (p.name for p in resources.files(package).iterdir())
+    return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
 
 def load_preset(name: str, algorithm: str = "iql") -> dict[str, Any]:
@@ -56,6 +64,14 @@ def load_preset(name: str, algorithm: str = "iql") -> dict[str, Any]:
     values = tomllib.loads((resources.files("agent.presets") / f"{name}.toml").read_text(encoding="utf-8"))
     run_wide = {key: value for key, value in values.items() if key not in ALGORITHMS}
     return {**run_wide, "algorithm": {"name": algorithm, **values.get(algorithm, {})}}
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """The nested values of one recipe, its algorithm's name among them; ConfigError for an unknown name."""
+    names = recipe_names()
+    if name not in names:
+        raise ConfigError(f"unknown recipe {name!r}{nearest(name, names)} (recipes: {', '.join(names)})")
+    return tomllib.loads((resources.files("agent.recipes") / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 def load_toml(path: Path) -> dict[str, Any]:

@@ -60,6 +60,16 @@ def squashed_gaussian_log_prob(eps_BA: Tensor, log_std_BA: Tensor, before_BA: Te
     return (normal - change_of_variables).sum(dim=-1)
 
 
+def policy_gradient_loss(q_B: Tensor, scale: Tensor) -> Tensor:
+    """−E[Q(s, μ(s))] / scale; scale E|Q| makes it blind to the rewards' size (Fujimoto & Gu 2021, arXiv:2106.06860)."""
+    return -q_B.mean() / scale.detach()
+
+
+def squared_action_error(mean_BA: Tensor, action_BA: Tensor) -> Tensor:
+    """½‖a − μ‖² of each row: −log N(a; μ, 1) but for a constant. Shapes [B, A], [B, A] → [B]."""
+    return 0.5 * (action_BA - mean_BA).square().sum(dim=-1)
+
+
 def weighted_regression_loss(weights_B: Tensor, log_prob_B: Tensor) -> Tensor:
     """−E[w·log π(a|s)], advantage-weighted policy extraction (equation 7). The weights carry no gradient."""
     return -(weights_B.detach() * log_prob_B).mean()

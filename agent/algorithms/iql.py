@@ -4,6 +4,7 @@ One update on one batch (s, a, r, s', terminated), Q̂ the target critics:
   1. V:  L_V = E[|τ − 1(Q̂min − V < 0)|·(Q̂min − V)²]                              (equation 5)
   2. Q:  L_Q = Σ_i E[(r + γ(1 − terminated)·V(s') − Q_i)²], with the new V           (equation 6)
      π:  L_π = −E[min(exp(β·(Q̂min − V)), 100)·log π(a|s)], with the new V            (equation 7)
+         (or another extraction: agent/algorithms/extraction.py)
   3. Q̂ ← (1 − α)·Q̂ + α·Q
 """
 
@@ -17,8 +18,9 @@ from torch import Tensor
 from agent import losses
 from agent.adam import FusedAdam
 from agent.algorithms.base import Algorithm, move_targets
+from agent.algorithms.extraction import Extraction
 from agent.algorithms.iql_config import IQLConfig
-from agent.networks import MLP, EnsembleCritic, GaussianActor
+from agent.networks import MLP, EnsembleCritic, GaussianActor, Subset
 from agent.transitions import Transitions
 
 
@@ -45,6 +47,8 @@ class IQL(Algorithm[IQLConfig]):
             "critic": FusedAdam(list(self.critic.parameters())),
             "actor": FusedAdam(list(self.actor.parameters())),
         }
+        self.extraction = Extraction(config, self.device)
+        self._subset = Subset(config.critics, config.critic_subset, generator=self.generator, device=self.device)
         self._actor_rate = self.rate.clone()
         self._critic_params: list[Tensor] = list(self.critic.parameters())
         self._target_params: list[Tensor] = list(self.target_critic.parameters())
@@ -58,6 +62,7 @@ class IQL(Algorithm[IQLConfig]):
             members=self.config.critics,
             generator=self.generator,
             layer_norm=self.config.critic_layer_norm,
+            dropout=self.config.critic_dropout,
         ).to(self.device)
 
     def weight_clip(self) -> float:
@@ -73,18 +78,22 @@ class IQL(Algorithm[IQLConfig]):
     def due(self) -> str:
         """All networks, or with `extraction` "after" while offline the values first and then the policy alone."""
         if self.config.extraction == "concurrent" or self.updates >= self.offline_steps:
-            return "all"
+            return self.extraction.due(self.updates - self.offline_steps)
         return "values" if self.updates < self._first_extraction() else "policy"
 
     def before_step(self, rows: int) -> None:
         if self.part != "values":
             self.actor.trunk.draw_masks(rows)
             self._actor_rate.fill_(self.actor_learning_rate())
+            self.extraction.set_schedule(self.updates - self.offline_steps)
+        if self.part != "policy":
+            self.critic.draw_masks(rows)
+        self._subset.draw()
 
     def step(self, batch: Transitions) -> dict[str, Tensor]:
         with torch.no_grad():
             target_q_NB = self.target_critic(batch.observation, batch.action, self.affine)
-            q_hat_B = target_q_NB.amin(dim=0)
+            q_hat_B = self._subset.minimum(target_q_NB)
         if self.part == "policy":
             with torch.no_grad():
                 v_B = self.value(batch.observation, self.affine).squeeze(-1)
@@ -105,7 +114,7 @@ class IQL(Algorithm[IQLConfig]):
             both = self.value(torch.cat([batch.observation, batch.next_observation]), self.affine).squeeze(-1)
             new_v_B, next_v_B = both.chunk(2)
             target_B = losses.td_target(batch.reward, batch.discount, next_v_B)
-        q_NB = self.critic(batch.observation, batch.action, self.affine)
+        q_NB = self.critic(batch.observation, batch.action, self.affine, masked=True)
         critic_loss = losses.td_loss(q_NB, target_B)
         self.optimizers["critic"].minimize(critic_loss, self.rate)
         with torch.no_grad():
@@ -119,10 +128,13 @@ class IQL(Algorithm[IQLConfig]):
         }
 
     def _extract_policy(self, batch: Transitions, advantage_B: Tensor) -> dict[str, Tensor]:
-        c = self.config
-        weights_B = losses.advantage_weights(advantage_B, c.beta, c.weight_clip)
-        mean_BA = torch.tanh(self.actor(batch.observation, self.affine))
-        log_prob_B = losses.gaussian_log_prob(mean_BA, self.actor.clamped_log_std(), batch.action)
-        actor_loss = losses.weighted_regression_loss(weights_B, log_prob_B)
-        self.optimizers["actor"].minimize(actor_loss, self._actor_rate)
-        return {"actor_loss": actor_loss.detach(), "weight": weights_B}
+        loss, report = self.extraction.loss(
+            self.part,
+            mean_BA=torch.tanh(self.actor(batch.observation, self.affine)),
+            log_std_A=self.actor.clamped_log_std(),
+            action_BA=batch.action,
+            advantage_B=advantage_B,
+            judge=lambda action_BA: self._subset.minimum(self.critic(batch.observation, action_BA, self.affine)),
+        )
+        self.optimizers["actor"].minimize(loss, self._actor_rate)
+        return {"actor_loss": loss.detach(), **report}

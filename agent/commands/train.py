@@ -7,7 +7,7 @@ The same command again resumes; Ctrl-C or SIGTERM finishes the current step, sav
 Example:
   slipway train --replay door.zarr --env AdroitHandDoor-v1 --pretrain-steps 100000 --out runs/door
 
-CONFIG.toml may stand first; flags win over it, it wins over the preset, the preset over the defaults.
+CONFIG.toml may stand first; flags win over it, it wins over recipe and preset, these over the defaults.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tyro
 from agent.algorithms import ALGORITHMS, config_class
 from agent.board import Board, Phase, Slot
 from agent.config import TrainConfig
-from agent.config_files import load_preset, load_toml, merge, to_toml
+from agent.config_files import load_preset, load_recipe, load_toml, merge, to_toml
 from agent.console import progress, results, say, table, write_json
 from agent.errors import ConfigError
 from agent.files import Follower
@@ -48,7 +48,7 @@ class Args:
 
 
 def parse(arguments: list[str], *, prog: str = "slipway train", description: str | None = None) -> Args:
-    """Defaults, then preset, CONFIG.toml, flags."""
+    """Defaults, then preset, recipe, CONFIG.toml, flags."""
     return tyro.cli(
         Args, args=strip_file(arguments), default=Args(config=base_config(arguments)),
         prog=prog, description=f"{description or __doc__}\nAlgorithms: {', '.join(ALGORITHMS)}.",
@@ -61,27 +61,40 @@ def strip_file(arguments: list[str]) -> list[str]:
 
 
 def base_config(arguments: list[str]) -> TrainConfig:
-    """The configuration under the flags: preset of the environment (or the one named), then CONFIG.toml."""
+    """The configuration under the flags: preset of the environment (or the one named), recipe, then CONFIG.toml."""
     file: dict[str, Any] = {}
     if strip_file(arguments) != arguments:
         file = load_toml(Path(arguments[0]))
-    config = merge(TrainConfig(), file, where=arguments[0] if file else "")
+    where = arguments[0] if file else ""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("preset", "env", "replay"):
-        early.add_argument(f"--{name}", default=str(getattr(config, name)))
-    early.add_argument("--algorithm.name", dest="algorithm", default=config.algorithm.name)
+    for name in ("preset", "recipe", "env", "replay"):
+        early.add_argument(f"--{name}", default=str(file.get(name, "")))
+    early.add_argument("--algorithm.name", dest="algorithm", default="")
     known, _ = early.parse_known_args(arguments)
-    base = TrainConfig(algorithm=config_class(known.algorithm)())
+    recipe = load_recipe(known.recipe) if known.recipe else {}
+    own = recipe.get("algorithm", {}).get("name", "")
+    if own and isinstance(file.get("algorithm", {}), dict):
+        # A table that names no algorithm is about the recipe's.
+        file = {**file, "algorithm": {"name": own, **file.get("algorithm", {})}}
+    config = merge(TrainConfig(), file, where=where)
+    algorithm = known.algorithm or config.algorithm.name
+    if own and own != algorithm:
+        raise ConfigError(
+            f"recipe {known.recipe} trains {own}, but algorithm.name is {algorithm!r}: leave out one of the two"
+        )
+    base = TrainConfig(algorithm=config_class(algorithm)())
     name = known.preset
     if not name and (env := known.env or recorded_env(known.replay)):
         name = lookup(env).preset
     if name:
-        values = load_preset(name, known.algorithm)
+        values = load_preset(name, algorithm)
         base = dataclasses.replace(merge(base, values, where=f"preset {name}"), preset=name)
-    if known.algorithm != config.algorithm.name:
+    if recipe:
+        base = dataclasses.replace(merge(base, recipe, where=f"recipe {known.recipe}"), recipe=known.recipe)
+    if algorithm != config.algorithm.name:
         # The flag wins over the file, whose table then belongs to another algorithm.
         file = {key: value for key, value in file.items() if key != "algorithm"}
-    return merge(base, file, where=arguments[0] if file else "")
+    return merge(base, file, where=where)
 
 
 def recorded_env(replay: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agent.networks.products import Affine, affine_float32
+from agent.networks.trunks import GeneratorDropout
 
 
 class EnsembleCritic(nn.Module):
@@ -25,10 +26,12 @@ class EnsembleCritic(nn.Module):
         members: int,
         generator: torch.Generator,
         layer_norm: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         sizes = [observation_size + action_size, *hidden, 1]
         self.layer_norm = layer_norm
+        self.dropouts = [GeneratorDropout(dropout, generator) for _ in hidden] if dropout > 0.0 else []
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         self.scales = nn.ParameterList()
@@ -45,8 +48,19 @@ class EnsembleCritic(nn.Module):
                 self.scales.append(nn.Parameter(torch.ones(members, 1, size)))
                 self.shifts.append(nn.Parameter(torch.zeros(members, 1, size)))
 
-    def forward(self, observation: Tensor, action: Tensor, affine: Affine = affine_float32) -> Tensor:
-        """[B, O], [B, A] → [N, B]. `affine` maps hidden layer to hidden layer, as in `MLP.forward`."""
+    def draw_masks(self, rows: int) -> None:
+        """Draw what dropout needs for one pass over a batch of `rows`."""
+        for layer, dropout in enumerate(self.dropouts):
+            weight = self.weights[layer]
+            dropout.draw((weight.shape[0], rows, weight.shape[2]), weight)
+
+    def forward(
+        self, observation: Tensor, action: Tensor, affine: Affine = affine_float32, *, masked: bool = False
+    ) -> Tensor:
+        """[B, O], [B, A] → [N, B]. `affine` maps hidden layer to hidden layer, as in `MLP.forward`.
+
+        `masked` applies the dropout masks drawn last; without it there is no dropout.
+        """
         members = self.weights[0].shape[0]
         x = torch.cat([observation, action], dim=-1).expand(members, -1, -1)
         last = len(self.weights) - 1
@@ -56,4 +70,30 @@ class EnsembleCritic(nn.Module):
                 if self.layer_norm:
                     x = functional.layer_norm(x, x.shape[-1:]) * self.scales[index] + self.shifts[index]
                 x = functional.relu(x)
+                if masked and self.dropouts:
+                    x = self.dropouts[index](x)
         return x.squeeze(-1)
+
+
+class Subset:
+    """Minimum over random members of an ensemble, drawn for each update (REDQ, Chen et al. 2021, arXiv:2101.05982).
+
+    Where the subset is the whole ensemble nothing is drawn.
+    """
+
+    def __init__(self, members: int, subset: int, *, generator: torch.Generator, device: torch.device) -> None:
+        """`subset` of 0 stands for all `members`."""
+        self._members, self._generator = members, generator
+        self._whole = subset in (0, members)
+        self.chosen = torch.arange(subset, device=device)
+        """Indices of the members that count in the coming update."""
+
+    def draw(self) -> None:
+        """Choose for the coming update."""
+        if not self._whole:
+            order = torch.randperm(self._members, generator=self._generator)
+            self.chosen.copy_(order[: len(self.chosen)])
+
+    def minimum(self, q_NB: Tensor) -> Tensor:
+        """[N, B] → [B]."""
+        return q_NB.amin(dim=0) if self._whole else q_NB.index_select(0, self.chosen).amin(dim=0)

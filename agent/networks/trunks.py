@@ -23,10 +23,10 @@ class GeneratorDropout(nn.Module):
         self.generator = generator
         self.mask: Tensor | None = None
 
-    def draw(self, rows: int, width: int, like: Tensor) -> None:
-        """A new mask [rows, width], written into the last one's memory where its shape is the same."""
-        if self.mask is None or self.mask.shape != (rows, width):
-            self.mask = torch.empty(rows, width, dtype=like.dtype, device=like.device)
+    def draw(self, shape: tuple[int, ...], like: Tensor) -> None:
+        """A new mask of `shape` [..., rows, width], written into the last one's memory where that is its shape too."""
+        if self.mask is None or self.mask.shape != shape:
+            self.mask = torch.empty(shape, dtype=like.dtype, device=like.device)
         keep = 1.0 - self.rate
         self.mask.bernoulli_(keep, generator=self.generator).div_(keep)
 
@@ -76,7 +76,7 @@ class MLP(nn.Module):
             if isinstance(layer, nn.Linear):
                 width = layer.out_features
             elif isinstance(layer, GeneratorDropout):
-                layer.draw(rows, width, weight)
+                layer.draw((rows, width), weight)
 
     def forward(self, x: Tensor, affine: Affine = affine_float32) -> Tensor:
         """[B, inputs] → [B, outputs]. `affine` maps hidden layer to hidden layer; the first and last are exact.

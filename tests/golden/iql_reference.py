@@ -55,6 +55,10 @@ class Network:
 
     def backward(self, tape: list[tuple[Array, ...]], gradient: Array) -> list[Array]:
         """Gradients in the order of `parameters`, given that of the output [B, out]."""
+        return self.backward_to_input(tape, gradient)[0]
+
+    def backward_to_input(self, tape: list[tuple[Array, ...]], gradient: Array) -> tuple[list[Array], Array]:
+        """The same, and the gradient of the input [B, in]."""
         d_weights: list[Array] = []
         d_biases: list[Array] = []
         d_scales: list[Array] = []
@@ -72,7 +76,7 @@ class Network:
             d_weights.insert(0, tape[i][0].T @ gradient)
             d_biases.insert(0, gradient.sum(axis=0))
             gradient = gradient @ self.weights[i].T
-        return [*d_weights, *d_biases, *d_scales, *d_shifts]
+        return [*d_weights, *d_biases, *d_scales, *d_shifts], gradient
 
 
 class Adam:
@@ -112,6 +116,9 @@ class ReferenceIQL:
         target_rate: float,
         learning_rate: float,
         offline_steps: int,
+        policy: str = "awr",
+        bc_weight: float = 1.0,
+        blend_updates: int = 1,
         mistake: str = "",
     ) -> None:
         self.actor, self.log_std, self.critics, self.value = actor, log_std, critics, value
@@ -119,6 +126,7 @@ class ReferenceIQL:
         self.tau, self.beta, self.weight_clip = expectile, beta, weight_clip
         self.discount, self.alpha, self.learning_rate = discount, target_rate, learning_rate
         self.offline_steps, self.mistake, self.updates = offline_steps, mistake, 0
+        self.policy, self.bc_weight, self.blend_updates = policy, bc_weight, blend_updates
         self.actor_adam = Adam([*actor.parameters(), log_std])
         self.critic_adams = [Adam(critic.parameters()) for critic in critics]
         self.value_adam = Adam(value.parameters())
@@ -153,19 +161,16 @@ class ReferenceIQL:
             adam.step(critic.backward(tape, (2.0 * error / B)[:, None]), self.learning_rate)
 
         # Equation 7, with the new V: L = -mean w log N(a; m, sigma), m = tanh(raw). With z = (a - m) / sigma:
-        # dL/dm = -w z / sigma / B, dm/draw = 1 - m^2, dL/dlog sigma = -sum_B w (z^2 - 1) / B.
+        # dL/dm = -w z / sigma / B, dm/draw = 1 - m^2, dL/dlog sigma = -sum_B w (z^2 - 1) / B. Other policies below.
         new_v = old_v if self.mistake == "old V in the policy" else self.value.forward(s)[0][:, 0]
         advantage = q_hat - new_v
         w = np.minimum(np.exp(self.beta * advantage), self.weight_clip)
         raw, tape = self.actor.forward(s)
         m = np.tanh(raw)
         log_sigma = np.clip(self.log_std, -5.0, 2.0)
-        z = (a - m) / np.exp(log_sigma)
-        log_prob = (-0.5 * z**2 - log_sigma - 0.5 * math.log(2.0 * math.pi)).sum(axis=1)
-        actor_loss = -np.mean(w * log_prob)
-        d_raw = -w[:, None] * z / np.exp(log_sigma) / B * (1.0 - m**2)
-        d_log_std = -(w[:, None] * (z**2 - 1.0)).sum(axis=0) / B
+        actor_loss, d_m, d_log_std = self._policy_loss(s, a, m, log_sigma, w)
         d_log_std *= (self.log_std >= -5.0) & (self.log_std <= 2.0)
+        d_raw = d_m * (1.0 - m**2)
         self.actor_adam.step([*self.actor.backward(tape, d_raw), d_log_std], self._actor_learning_rate())
 
         if self.mistake != "targets first":
@@ -179,6 +184,47 @@ class ReferenceIQL:
             "advantage": advantage,
             "weight": w,
         }
+
+    def _policy_loss(self, s: Array, a: Array, m: Array, log_sigma: Array, w: Array) -> tuple[float, Array, Array]:
+        """Loss of the policy and its gradients by the mean [B, A] and by log sigma [A]."""
+        online = self.updates - self.offline_steps
+        omega = {"ddpg_bc": 1.0, "blended": min(1.0, max(0.0, online / self.blend_updates))}.get(self.policy, 0.0)
+        loss, d_m, d_log_std = 0.0, np.zeros_like(m), np.zeros_like(log_sigma)
+        parts = [(1.0 - omega, self._weighted_regression(a, m, log_sigma, w))] if omega < 1.0 else []
+        parts += [(omega, self._follow_q(s, a, m, log_sigma))] if omega > 0.0 else []
+        for share, (part, by_m, by_log_sigma) in parts:
+            loss, d_m, d_log_std = loss + share * part, d_m + share * by_m, d_log_std + share * by_log_sigma
+        return loss, d_m, d_log_std
+
+    def _weighted_regression(self, a: Array, m: Array, log_sigma: Array, w: Array) -> tuple[float, Array, Array]:
+        B = len(a)
+        if self.policy == "deterministic":
+            # L = mean w |a - m|^2 / 2, and sigma by the likelihood around m.
+            nll, _, d_log_std = self._likelihood(a, m, log_sigma, np.ones(B))
+            return float(np.mean(w * 0.5 * ((a - m) ** 2).sum(axis=1))) + nll, -w[:, None] * (a - m) / B, d_log_std
+        return self._likelihood(a, m, log_sigma, w)
+
+    def _likelihood(self, a: Array, m: Array, log_sigma: Array, w: Array) -> tuple[float, Array, Array]:
+        z = (a - m) / np.exp(log_sigma)
+        log_prob = (-0.5 * z**2 - log_sigma - 0.5 * math.log(2.0 * math.pi)).sum(axis=1)
+        d_m = -w[:, None] * z / np.exp(log_sigma) / len(a)
+        return float(-np.mean(w * log_prob)), d_m, -(w[:, None] * (z**2 - 1.0)).sum(axis=0) / len(a)
+
+    def _follow_q(self, s: Array, a: Array, m: Array, log_sigma: Array) -> tuple[float, Array, Array]:
+        """L = -mean Q(s, m) / mean |Q| + alpha mean |a - m|^2 / 2; the scale has no gradient, sigma as above."""
+        B = len(s)
+        sm = np.concatenate([s, m], axis=1)
+        passes = [critic.forward(sm) for critic in self.critics]
+        q = np.stack([out[:, 0] for out, _ in passes])
+        least = q.argmin(axis=0)
+        scale = np.abs(q.min(axis=0)).mean()
+        d_m = -self.bc_weight * (a - m) / B
+        for i, (critic, (_, tape)) in enumerate(zip(self.critics, passes, strict=True)):
+            by_q = np.where(least == i, -1.0 / scale / B, 0.0)[:, None]
+            d_m = d_m + critic.backward_to_input(tape, by_q)[1][:, s.shape[1] :]
+        nll, _, d_log_std = self._likelihood(a, m, log_sigma, np.ones(B))
+        held_back = self.bc_weight * np.mean(0.5 * ((a - m) ** 2).sum(axis=1))
+        return float(-q.min(axis=0).mean() / scale + held_back) + nll, d_m, d_log_std
 
     def _actor_learning_rate(self) -> float:
         if self.updates >= self.offline_steps or self.mistake == "no schedule":

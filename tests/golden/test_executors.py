@@ -34,6 +34,14 @@ def test_ten_compiled_updates_equal_the_reference_in_float32() -> None:
 
 
 @pytest.mark.full
+def test_ten_compiled_updates_of_the_blended_extraction_equal_the_reference() -> None:
+    config = replace(CONFIG, policy="blended", bc_weight=0.3, blend_updates=2, critic_layer_norm=True)
+    moved, reported = disagreement(config, torch.float32, executor=executor_of("compiled"))
+    assert max(moved.values()) < MOVEMENT[torch.float32], moved
+    assert max(reported.values()) < COMPILED_REPORT, reported
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("critics", [1, 4])
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_ten_compiled_updates_of_any_ensemble_equal_the_reference(critics: int, layer_norm: bool) -> None:

@@ -84,6 +84,23 @@ def test_weighted_regression_loss_is_minus_the_mean_of_the_products() -> None:
     assert losses.weighted_regression_loss(column(2.0, 0.5), column(-1.0, -4.0)).item() == pytest.approx(2.0)
 
 
+def test_policy_gradient_loss_is_minus_the_mean_over_the_scale() -> None:
+    # −(3 + (−1)) / 2 / 2 = −0.5, and each q has the gradient −1 / 2 / 2
+    q, scale = column(3.0, -1.0).requires_grad_(), torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    loss = losses.policy_gradient_loss(q, scale)
+    assert loss.item() == pytest.approx(-0.5)
+    loss.backward()
+    assert q.grad is not None
+    assert q.grad.tolist() == [-0.25, -0.25]
+    assert scale.grad is None
+
+
+def test_squared_action_error_is_half_the_squared_distance() -> None:
+    # ½((0.5 − 0.1)² + (−1 − 0)²) = ½(0.16 + 1)
+    error = losses.squared_action_error(column(0.1, 0.0)[None], column(0.5, -1.0)[None])
+    assert error.tolist() == pytest.approx([0.58])
+
+
 def test_the_weights_of_the_regression_carry_no_gradient() -> None:
     weights, log_prob = column(2.0, 0.5).requires_grad_(), column(-1.0, -4.0).requires_grad_()
     losses.weighted_regression_loss(weights, log_prob).backward()
@@ -115,6 +132,11 @@ GRADIENTS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         losses.gaussian_log_prob,
         (points(6, 2, seed=7), points(2, seed=8), points(6, 2, seed=9)),
     ),
+    "policy_gradient_loss": (
+        lambda q: losses.policy_gradient_loss(q, torch.tensor(1.7)),
+        (points(6, seed=11),),
+    ),
+    "squared_action_error": (losses.squared_action_error, (points(6, 2, seed=12), points(6, 2, seed=13))),
     "weighted_regression_loss": (
         lambda log_prob: losses.weighted_regression_loss(column(0.5, 1.0, 2.0), log_prob),
         (points(3, seed=10),),

@@ -1,0 +1,153 @@
+"""The extractions of IQL: their schedule, that each compiles and resumes exactly, and what each follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agent.executors.compiled import Compiled
+from agent.networks import Subset
+from tests.agent.learners import digest, learn, make_learner, random_transitions
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "deterministic": {"policy": "deterministic", "dropout": 0.1},
+    "ddpg_bc": {"policy": "ddpg_bc", "critic_layer_norm": True},
+    "blended": {"policy": "blended", "blend_updates": 6},
+    "blended after": {"policy": "blended", "blend_updates": 6, "extraction": "after"},
+    "subset": {"critics": 5, "critic_subset": 2, "critic_dropout": 0.2},
+    "single critic": {"critics": 1, "policy": "blended", "blend_updates": 6},
+}
+
+
+def test_the_blend_goes_from_none_to_all_over_the_first_online_updates() -> None:
+    learner = make_learner(offline_steps=4, policy="blended", blend_updates=4)
+    rng = np.random.default_rng(0)
+    blends = [learner.update(random_transitions(rng)).get("blend") for _ in range(11)]
+    assert blends[:4] == [None] * 4  # offline the policy is AWR's, and Q's gradient is not even computed
+    assert [float(b) for b in blends[4:] if b is not None] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_offline_blended_is_awr_bit_for_bit() -> None:
+    blended, awr = make_learner(policy="blended"), make_learner()
+    for learner in (blended, awr):
+        learn(learner, np.random.default_rng(0), 10)
+    assert digest(blended) == digest(awr)
+
+
+def test_blended_to_the_end_follows_the_loss_of_ddpg_bc() -> None:
+    blended, ddpg = (make_learner(policy=p, offline_steps=0, blend_updates=1) for p in ("blended", "ddpg_bc"))
+    blended.updates = ddpg.updates = 5
+    batch = random_transitions(np.random.default_rng(0))
+    torch.testing.assert_close(blended.update(batch)["actor_loss"], ddpg.update(batch)["actor_loss"])
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_resume_in_the_midst_goes_on_bit_for_bit(name: str) -> None:
+    options, rng = OPTIONS[name], np.random.default_rng(0)
+    batches = [random_transitions(rng) for _ in range(16)]
+    whole = make_learner(offline_steps=6, **options)
+    for batch in batches[:9]:
+        whole.update(batch)
+    resumed = make_learner(seed=5, offline_steps=6, **options)
+    resumed.load_state_dict(whole.state_dict())
+    for learner in (whole, resumed):
+        for batch in batches[9:]:
+            learner.update(batch)
+    assert digest(resumed) == digest(whole)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "single critic" else pytest.mark.full) for name in OPTIONS],
+)
+def test_compiled_updates_are_the_eager_ones(name: str) -> None:
+    # Each part of an update is a graph of its own, and compiling takes seconds: one part for the normal run.
+    offline_steps = 0 if name == "single critic" else 3
+    plain, compiled = (make_learner(offline_steps=offline_steps, **OPTIONS[name]) for _ in range(2))
+    compiled.executor = Compiled(pytest.fail)
+    for learner in (plain, compiled):
+        learn(learner, np.random.default_rng(0), 8)
+    ours = compiled.state_dict()["tensors"]
+    for key, tensor in plain.state_dict()["tensors"].items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, k=key: f"{k}: {text}")
+
+
+def test_a_policy_that_follows_q_leaves_the_data_where_q_says_so_and_awr_does_not() -> None:
+    # The data's actions are around 0; reward rises with the action. AWR stays among them, ddpg_bc goes beyond.
+    rng = np.random.default_rng(0)
+
+    def trained(policy: Any) -> float:
+        learner = make_learner(policy=policy, bc_weight=0.1, offline_steps=400, learning_rate=3e-3)
+        for _ in range(400):
+            batch = random_transitions(rng)
+            action = torch.from_numpy(rng.normal(scale=0.2, size=(32, 2)).astype(np.float32)).clamp(-1, 1)
+            batch = type(batch)(
+                observation=batch.observation, action=action, reward=action.sum(-1), discount=torch.zeros(32),
+                next_observation=batch.next_observation,
+            )  # fmt: skip
+            learner.update(batch)
+        with torch.no_grad():
+            return float(torch.tanh(learner.actor(random_transitions(rng, 256).observation)).mean())
+
+    assert trained("awr") < 0.4
+    assert trained("ddpg_bc") > 0.6
+
+
+@pytest.mark.parametrize("policy", ["deterministic", "ddpg_bc"])
+def test_the_exploration_noise_takes_the_spread_of_the_data(policy: Any) -> None:
+    # Actions that nothing about the state tells: their deviation is what is left around any mean.
+    rng = np.random.default_rng(1)
+    learner = make_learner(policy=policy, bc_weight=10.0, offline_steps=1, learning_rate=1e-2)
+    for _ in range(300):
+        batch = random_transitions(rng)
+        action = torch.from_numpy(rng.normal(scale=0.3, size=(32, 2)).astype(np.float32)).clamp(-1, 1)
+        learner.update(
+            type(batch)(
+                observation=batch.observation,
+                action=action,
+                reward=torch.zeros(32),
+                discount=torch.zeros(32),
+                next_observation=batch.next_observation,
+            )
+        )
+    std = learner.actor.clamped_log_std().exp()
+    assert bool(((std > 0.2) & (std < 0.45)).all()), std
+
+
+def test_a_subset_is_drawn_anew_and_its_minimum_is_over_its_members_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    subset = Subset(5, 2, generator=generator, device=torch.device("cpu"))
+    q_NB = torch.arange(15.0).reshape(5, 3)
+    seen = set()
+    for _ in range(60):
+        subset.draw()
+        i, j = sorted(subset.chosen.tolist())
+        assert i < j
+        seen.add((i, j))
+        assert torch.equal(subset.minimum(q_NB), q_NB[i])
+    assert len(seen) == 10  # every pair
+
+
+def test_a_whole_ensemble_draws_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    for size in (0, 3):
+        subset = Subset(3, size, generator=generator, device=torch.device("cpu"))
+        subset.draw()
+        assert torch.equal(subset.minimum(torch.eye(3)), torch.zeros(3))
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_dropout_of_the_critics_is_in_their_loss_alone() -> None:
+    learner = make_learner(critic_dropout=0.5)
+    batch = random_transitions(np.random.default_rng(0))
+    learner.critic.draw_masks(32)
+    with torch.no_grad():
+        plain = learner.critic(batch.observation, batch.action)
+        assert torch.equal(plain, learner.critic(batch.observation, batch.action))
+        assert not torch.equal(plain, learner.critic(batch.observation, batch.action, masked=True))
+        assert torch.equal(plain, learner.target_critic(batch.observation, batch.action))
