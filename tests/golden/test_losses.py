@@ -132,6 +132,10 @@ GRADIENTS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         losses.gaussian_log_prob,
         (points(6, 2, seed=7), points(2, seed=8), points(6, 2, seed=9)),
     ),
+    "squashed_gaussian_log_prob": (
+        losses.squashed_gaussian_log_prob,
+        (points(6, 2, seed=14), points(6, 2, seed=15), points(6, 2, seed=16)),
+    ),
     "policy_gradient_loss": (
         lambda q: losses.policy_gradient_loss(q, torch.tensor(1.7)),
         (points(6, seed=11),),
