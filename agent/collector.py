@@ -184,7 +184,10 @@ def run_collector(run: RunDirectory, number: int) -> None:
     def note(fault: EnvFault) -> None:
         if stopped_at:
             return  # not given the time to answer
-        run.event("env_hung" if isinstance(fault, EnvHung) else "env_fault", str(fault), collector=number)
+        if isinstance(fault, EnvHung):
+            run.event("env_hung", str(fault), collector=number)
+        else:
+            run.event("env_fault", str(fault), collector=number)
         budget.spend(fault, collection.steps)
 
     budget = FaultBudget()
