@@ -43,6 +43,10 @@ EXTRAS = {
 }  # fmt: skip
 
 
+# The headings of tyro's messages.
+TITLES = ("Unrecognized options", "Value error", "Required options", "Invalid choice", "Missing subcommand", "")
+
+
 def usage() -> str:
     """The overview of all verbs."""
     width = max(map(len, VERBS))
@@ -143,11 +147,27 @@ def parse(command: object, verb: str, rest: Sequence[str]) -> object:
 
 
 def in_one_line(box: str) -> str:
-    """The words of a message that tyro framed with lines and colours."""
+    """What tyro framed with lines and colours, as a sentence: what is wrong, the flags meant, where help is."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    rows = [row.strip(" │") for row in plain.splitlines() if not row.startswith(("╭", "╰"))]
-    sections = re.split(r"─{3,}", " ".join(rows))
-    return "; ".join(" ".join(section.split()) for section in sections)
+    rows = [row.strip(" │|") for row in plain.splitlines() if not re.match(r"[╭╰+]", row)]
+    said = []
+    for section in re.split(r"[─-]{5,}", " ".join(rows)):
+        words = " ".join(section.split())
+        if words in TITLES or words.startswith("Argument helptext"):
+            continue  # they repeat what is said beside them
+        if words.startswith("Perhaps you meant"):
+            near = list(dict.fromkeys(re.findall(r"(?<!\S)--[\w.-]+", words)))[:3]
+            # The likeliest name of all is one that we gave to a part of it.
+            near = ["--algorithm.name"] if "--algorithm," in "".join(said) else near
+            words = f"did you mean {' or '.join(near)}?"
+        elif words.startswith("Unrecognized options") and re.search(r"\b(true|false)\b", words, re.IGNORECASE):
+            words += " (a switch takes no value: --NAME turns it on, --no-NAME off)"
+        words = re.sub(r"invalid literal for int\(\) with base 10: (\S+)", r"\1 is no whole number in digits", words)
+        words = re.sub(
+            r"Could not find valid parse for arguments", "not understood (spaces part several values)", words
+        )
+        said.append(words[:1].lower() + words[1:] if words.startswith(("Unrec", "For full", "Missing")) else words)
+    return re.sub(r"[.;]*;", ";", "; ".join(said)).replace("?;", "?")
 
 
 def entry() -> None:

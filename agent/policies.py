@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import RunError
+from agent.kinds import what_is
 from agent.publish import policy_path, published_versions
 from agent.run_directory import RunDirectory
 from envs.catalog import evaluation_spec
@@ -14,14 +15,19 @@ from export.contract import Contract
 
 def resolve_policy(target: Path) -> Path:
     """The policy file or bundle that `target` means: a run's newest published version, or `target` itself."""
+    wanted = "give a run directory, a bundle or a .onnx policy"
     if not target.exists():
-        raise RunError(f"{target} does not exist: give a run directory, a bundle or a .onnx policy")
+        raise RunError(f"{target} does not exist: {wanted}")
     if (target / "config.toml").exists():
         folder = RunDirectory(target).policies
         versions = published_versions(folder)
         if not versions:
             raise RunError(f"run {target} has published no policy yet: let `slipway train` finish pretraining first")
         return policy_path(folder, versions[-1])
+    if target.is_dir() and not any((target / name).exists() for name in ("manifest.json", "policy.onnx")):
+        raise RunError(f"{target} {what_is(target)}, not a policy (no manifest.json): {wanted}")
+    if target.is_file() and target.suffix != ".onnx":
+        raise RunError(f"{target} is not a .onnx policy: {wanted}; `slipway export RUN` makes a bundle")
     return target
 
 

@@ -10,7 +10,6 @@ from agent.preparation import STD_FLOOR, Preparation
 from export.contract import ActionSpec, Contract, Git, Normalizer, ObservationTerm, Stochastic
 from replay.schema import StoreSpec
 
-
 GAUSSIAN = Stochastic(eps=True)
 
 

@@ -18,6 +18,7 @@ from agent.config import TrainConfig
 from agent.config_files import from_toml, incompatible, to_toml
 from agent.errors import RunError
 from agent.files import append_line, read_lines, write_atomic
+from agent.kinds import what_is
 from replay.processes import alive
 
 ORPHAN_SECONDS = 15.0
@@ -55,7 +56,8 @@ class RunDirectory:
     def load_config(self) -> TrainConfig:
         """The configuration that the run was started with; RunError where `path` is no run."""
         if not self.config.exists():
-            raise RunError(f"{self.path} is not a run directory (no config.toml): give the --out of a `slipway train`")
+            other = f"{what_is(self.path)}, not" if self.path.exists() else "does not exist, so it is not"
+            raise RunError(f"{self.path} {other} a run directory (no config.toml); give the --out of a `slipway train`")
         return from_toml(self.config)
 
     def check_belongs_to(self, config: TrainConfig) -> None:

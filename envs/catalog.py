@@ -178,8 +178,10 @@ def lookup(env_id: str) -> Task:
         return CATALOG[env_id]
     registered = _registered(env_id)
     if env_id.rpartition(":")[2] not in registered:
-        near = difflib.get_close_matches(env_id, [*CATALOG, *registered], n=4, cutoff=0.5)
-        near = list(dict.fromkeys(near)) or list(CATALOG)[:4]
+        known = list(dict.fromkeys([*CATALOG, *registered]))
+        part = env_id.lower().partition("-")[0].replace("_", "")
+        near = [name for name in known if part and part in name.lower().replace("_", "")][:4]
+        near = difflib.get_close_matches(env_id, known, n=4, cutoff=0.5) or near or list(CATALOG)[:4]
         raise EnvError(f"unknown environment {one_line(env_id)!r}: did you mean {', '.join(near)}?")
     for prefix, model in _FAMILIES.items():
         if env_id.startswith(prefix):

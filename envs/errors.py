@@ -4,13 +4,18 @@ from __future__ import annotations
 
 
 class EnvError(Exception):
-    """The user's input does not fit: unknown id, unsupported space, wrong action. One line, with the mend."""
+    """The user's input does not fit: unknown id, unsupported space, wrong action. One line, with the mend.
+
+    Mend: correct `--env`; the message names the nearest known ids.
+    """
 
 
 class EnvFault(EnvError):
     """The environment itself misbehaved: raised, returned NaN or infinity, or changed the shape of its observation.
 
     The step that faulted has no next observation; cut the episode before it and replace the environment.
+
+    Mend: mend the environment; the same command then resumes.
     """
 
     def __init__(self, env_id: str, step: int, what: str) -> None:

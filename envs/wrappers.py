@@ -160,7 +160,7 @@ def action_box(space: spaces.Space[Any], env_id: str) -> spaces.Box:
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise EnvError(
             f"environment {env_id}: actions are {one_line(space, 80)}; only continuous (floating-point Box) actions "
-            f"are supported, discrete ones are not"
+            "are supported, discrete ones are not: choose another environment"
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise EnvError(f"environment {env_id}: the action bounds are not finite; rescale the actions to a bounded Box")

@@ -131,7 +131,7 @@ class Control:
             if value is not None:
                 object.__setattr__(self, key, _floats((value,), f"control.{key}")[0])
                 if value <= 0:
-                    raise ContractError(f"contract control.{key} is {value}: give a positive number or None")
+                    raise ContractError(f"contract control.{key} is {value}: give a positive number, or leave it out")
         if self.on_fault not in ON_FAULT or self.hold_steps < 0:
             raise ContractError(f"contract control: on_fault must be one of {', '.join(ON_FAULT)}, hold_steps >= 0")
 
@@ -252,7 +252,7 @@ class Contract:
         if len(self.normalizer.mean) != end:
             raise ContractError(f"contract normalizer has {len(self.normalizer.mean)} entries, the observation {end}")
         if self.action.rate_limit is not None and self.control.hz is None:
-            raise ContractError("contract action.rate_limit needs control.hz: give the rate in Hz")
+            raise ContractError("contract action.rate_limit needs control.hz: give the rate in Hz, e.g. --hz 50")
 
     @property
     def observation_size(self) -> int:

@@ -114,7 +114,7 @@ def _check_bare(policy: Policy, variant: str | None, verify_key: str | Path | No
         )
     if variant not in (None, policy.variant):
         raise ExportError(
-            f"{policy.source}: is the variant {policy.variant}, {variant} is wanted; give a bundle with it"
+            f"{policy.source}: is the variant {policy.variant}, {variant} is wanted; give a bundle that holds it"
         )
     return policy
 

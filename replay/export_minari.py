@@ -29,7 +29,10 @@ DATASET_ID = re.compile(r"(?:[-_\w]+/)*[-_\w]+-v\d+")
 
 
 class ExportError(ReplayError):
-    """The store cannot be exported as asked: a malformed id, or Minari is missing or refuses."""
+    """The store cannot be exported as asked: a malformed id, or Minari is missing or refuses.
+
+    Mend: choose another `--dataset-id` or `--out`, or ingest anew with an environment.
+    """
 
 
 def export_minari(

@@ -171,6 +171,17 @@ def mend_stream_documents(stream: Path, spec: StoreSpec, chunk_rows: int) -> Non
             write_atomic(file, document)
 
 
+def _instead(path: Path) -> str:
+    """What a path that is no store is, and what to do: name the store inside it, or make one."""
+    if not path.exists() and path.suffix == ".zarr":
+        return f"does not exist: make a store with `slipway ingest SOURCE --out {path}`"
+    inside = sorted(file.parent for file in path.glob(f"*.zarr/{GROUP}")) if path.is_dir() else []
+    if inside:
+        return f"is not a Slipway store (no {GROUP}): give the one that it holds, {inside[0]}"
+    made = f"`slipway ingest {path} --out {path.stem or 'data'}.zarr`"
+    return f"is not a Slipway store (no {GROUP}): make one with {made}"
+
+
 def read_store_document(path: Path) -> tuple[StoreSpec, int]:
     """Read and check a store's zarr.json; returns (spec, rows a chunk).
 
@@ -187,9 +198,7 @@ def read_store_document(path: Path) -> tuple[StoreSpec, int]:
             raise CorruptStoreError(
                 f"{file} is missing although {path / STREAMS} exists: restore it from a copy of the store"
             ) from error
-        raise StoreNotFoundError(
-            f"{path} is not a Slipway store (no {GROUP}): make one with `slipway ingest`"
-        ) from error
+        raise StoreNotFoundError(f"{path} {_instead(path)}") from error
     except OSError as error:
         raise StoreNotFoundError(f"{file} cannot be read ({error.strerror}): check its permissions") from error
     try:

@@ -16,6 +16,7 @@ from agent.console import progress, results, say, write_json
 from agent.errors import ConfigError
 from agent.evaluation import check_layout
 from agent.faults import FaultBudget
+from agent.policies import resolve_policy
 from agent.process import StopSignal
 from envs.catalog import lookup
 from envs.errors import EnvFault
@@ -41,7 +42,7 @@ class Args:
     out: Path
     """Store to make."""
     policy: str = "expert"
-    """expert (where the environment has one), random, or the path of a bundle or .onnx policy."""
+    """expert (where the environment has one), random, or the path of a bundle, run or .onnx policy."""
     max_episode_steps: int = 0
     """Time limit in steps; 0 takes the environment's own."""
     seed: int = 0
@@ -152,7 +153,11 @@ def make_policy(
             raise ConfigError(f"{args.env} has no scripted expert: use --policy random or the path of a bundle")
         expert = WaypointExpert(env, rng, args.expert) if name == "waypoint" else EXPERTS[name](env, rng)
     else:
-        runner = PolicyRunner(args.policy)
+        if not Path(args.policy).exists():
+            raise ConfigError(
+                f"--policy {args.policy} is neither expert nor random, and no bundle, run or .onnx policy"
+            )
+        runner = PolicyRunner(resolve_policy(Path(args.policy)))
         check_layout(env, runner.contract.layout_fingerprint, what=f"policy {runner.contract.policy_id}")
 
         def restart(first: np.ndarray) -> None:

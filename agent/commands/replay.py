@@ -16,6 +16,7 @@ from typing import Annotated
 
 import tyro
 
+from agent.config_files import nearest
 from agent.console import progress, results, table, write_json
 from agent.errors import ConfigError
 from replay.archive import compact
@@ -228,7 +229,12 @@ ACTIONS: dict[str, type[Action]] = {
 
 
 def parse(rest: Sequence[str]) -> Action:
-    """The action and its arguments."""
+    """The action and its arguments; ConfigError where no action is named."""
+    if rest and rest[0] not in ACTIONS and not rest[0].startswith("-"):
+        raise ConfigError(
+            f"unknown action {rest[0]!r}{nearest(rest[0], ACTIONS)}: say `slipway replay ACTION STORE`, "
+            f"where ACTION is one of {', '.join(ACTIONS)}"
+        )
     if rest and rest[0] in ACTIONS:
         action = ACTIONS[rest[0]]
         return tyro.cli(

@@ -29,6 +29,7 @@ from agent.config_files import load_preset, load_recipe, load_toml, merge, to_to
 from agent.console import progress, results, say, table, write_json
 from agent.errors import ConfigError
 from agent.files import Follower
+from agent.kinds import what_is
 from agent.run_directory import TURNING_POINTS, RunDirectory
 from agent.training import train
 from envs.catalog import lookup
@@ -64,7 +65,7 @@ def base_config(arguments: list[str]) -> TrainConfig:
     """The configuration under the flags: preset of the environment (or the one named), recipe, then CONFIG.toml."""
     file: dict[str, Any] = {}
     if strip_file(arguments) != arguments:
-        file = load_toml(Path(arguments[0]))
+        file = load_toml(configuration_file(Path(arguments[0])))
     where = arguments[0] if file else ""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("preset", "recipe", "env", "replay"):
@@ -95,6 +96,18 @@ def base_config(arguments: list[str]) -> TrainConfig:
         # The flag wins over the file, whose table then belongs to another algorithm.
         file = {key: value for key, value in file.items() if key != "algorithm"}
     return merge(base, file, where=where)
+
+
+def configuration_file(path: Path) -> Path:
+    """`path`; ConfigError where it is one of our folders, with the flag or verb that takes it."""
+    mends = {
+        "is a replay store": f"name it with --replay {path}",
+        "is a run directory": f"give {path / 'config.toml'}, or go on with `slipway finetune {path}`",
+    }
+    if path.is_dir():
+        what = what_is(path)
+        raise ConfigError(f"{path} {what}, not a CONFIG.toml: {mends.get(what, 'give a file, or flags alone')}")
+    return path
 
 
 def recorded_env(replay: str) -> str:

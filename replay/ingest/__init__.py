@@ -164,6 +164,9 @@ def _importer(name: str) -> Importer:
             raise SourceFormatError(
                 f"{path} holds {len(inside)} Minari datasets ({', '.join(inside[:8])}); give one, e.g. {choice}"
             )
+        stores = sorted(file.parent for file in path.glob("*.zarr/zarr.json"))
+        if stores:
+            raise SourceFormatError(f"{path} is not a store but holds {len(stores)}; give one, e.g. {stores[0]}")
         held = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
         raise SourceFormatError(f"{path} is a folder that holds {held}; a source is {kinds}")
     if path.exists():

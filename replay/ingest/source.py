@@ -23,23 +23,38 @@ from replay.errors import ReplayError
 
 
 class IngestError(ReplayError):
-    """The source cannot be stored as asked; the message names file, field, episode and step, and the mend."""
+    """The source cannot be stored as asked; the message names file, field, episode and step, and the mend.
+
+    Mend: `slipway ingest SOURCE --out STORE --dry-run` tells what would be taken and what refused.
+    """
 
 
 class SourceNotFoundError(IngestError):
-    """No such dataset id, file or folder."""
+    """No such dataset id, file or folder.
+
+    Mend: correct the path, or give the id of a Minari dataset.
+    """
 
 
 class SourceFormatError(IngestError):
-    """The source is damaged, or lacks a field, or holds what a store cannot hold."""
+    """The source is damaged, or lacks a field, or holds what a store cannot hold.
+
+    Mend: give a source of a kind that `slipway ingest --help` lists.
+    """
 
 
 class SourceValueError(IngestError):
-    """A value in the data is not finite, or an action lies outside its bounds."""
+    """A value in the data is not finite, or an action lies outside its bounds.
+
+    Mend: mend the value that is named, or leave that episode out; `--clip-actions` clips actions.
+    """
 
 
 class OutputExistsError(IngestError):
-    """The output exists and was made from something else."""
+    """The output exists and was made from something else.
+
+    Mend: choose another `--out`, or remove what is there.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
