@@ -150,7 +150,7 @@ def in_one_line(box: str) -> str:
     """What tyro framed with lines and colours, as a sentence: what is wrong, the flags meant, where help is."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     rows = [row.strip(" │|") for row in plain.splitlines() if not re.match(r"[╭╰+]", row)]
-    said = []
+    said: list[str] = []
     for section in re.split(r"[─-]{5,}", " ".join(rows)):
         words = " ".join(section.split())
         if words in TITLES or words.startswith("Argument helptext"):

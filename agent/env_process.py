@@ -35,7 +35,10 @@ SERVER_SECONDS = 60.0
 
 
 class EnvHung(EnvFault):
-    """No answer within the deadline."""
+    """No answer within the deadline.
+
+    Mend: raise the deadline if such a step is sound; the run goes on with a new environment by itself.
+    """
 
 
 class EnvServer:

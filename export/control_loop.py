@@ -138,7 +138,7 @@ class ControlLoop:
         self._rolling_back = True
 
     def report(self) -> dict[str, Any]:
-        """JSON-able figures of the last run: latencies in µs and their histogram, rate held, overruns, faults, episodes."""
+        """JSON-able figures of the last run: latencies in µs with histogram, rate held, overruns, faults, episodes."""
         latency = {f"p{share * 100:g}": self._latency.quantile(share) for share in (0.5, 0.99, 0.999)}
         latency["max"] = self._latency.largest if self._latency.count else None
         return {
