@@ -65,6 +65,11 @@ def policy_gradient_loss(q_B: Tensor, scale: Tensor) -> Tensor:
     return -q_B.mean() / scale.detach()
 
 
+def scale_of(q_B: Tensor) -> Tensor:
+    """mean|Q| without gradient, and never zero however the values begin."""
+    return q_B.detach().abs().mean().clamp(min=1e-6)
+
+
 def squared_action_error(mean_BA: Tensor, action_BA: Tensor) -> Tensor:
     """½‖a − μ‖² of each row: −log N(a; μ, 1) but for a constant. Shapes [B, A], [B, A] → [B]."""
     return 0.5 * (action_BA - mean_BA).square().sum(dim=-1)

@@ -1,7 +1,7 @@
 """Networks: trunks, actors and critics, initialised from an explicit torch.Generator."""
 
-from agent.networks.actors import Actor, GaussianActor, SquashedGaussianActor
+from agent.networks.actors import Actor, DeterministicActor, GaussianActor, SquashedGaussianActor
 from agent.networks.critics import EnsembleCritic, Subset
 from agent.networks.trunks import MLP
 
-__all__ = ["MLP", "Actor", "EnsembleCritic", "GaussianActor", "SquashedGaussianActor", "Subset"]
+__all__ = ["MLP", "Actor", "DeterministicActor", "EnsembleCritic", "GaussianActor", "SquashedGaussianActor", "Subset"]

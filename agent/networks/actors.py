@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -76,6 +77,41 @@ class GaussianActor(Actor):
 
     def to_export(self) -> tuple[nn.Module, Tensor | None]:
         return self.trunk, self.clamped_log_std()
+
+
+class DeterministicActor(Actor):
+    """π(s) = tanh(μ(s)). Only exploration adds noise, of one spread for all actions that nothing learns.
+
+    The last layer begins near zero: a policy that follows ∂Q/∂a learns nothing where tanh starts out saturated.
+    """
+
+    OUTPUT_GAIN = 0.01
+    stochastic = Stochastic(eps=True)
+    log_std: Tensor
+
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        hidden: Sequence[int],
+        *,
+        generator: torch.Generator,
+        exploration_std: float,
+    ) -> None:
+        super().__init__()
+        self.trunk = MLP(observation_size, hidden, action_size, generator=generator, output_gain=self.OUTPUT_GAIN)
+        self.register_buffer("log_std", torch.full((action_size,), math.log(exploration_std)), persistent=False)
+
+    def forward(self, observation: Tensor, affine: Affine = affine_float32) -> Tensor:
+        """Normalised observation [B, O] → action [B, A] in [−1, 1]."""
+        return torch.tanh(self.raw(observation, affine))
+
+    def raw(self, observation: Tensor, affine: Affine = affine_float32) -> Tensor:
+        raw: Tensor = self.trunk(observation, affine)
+        return raw
+
+    def to_export(self) -> tuple[nn.Module, Tensor | None]:
+        return self.trunk, self.log_std
 
 
 class SquashedGaussianActor(Actor):
