@@ -98,7 +98,7 @@ class OnlineRun:
                 raise RuntimeError(
                     f"no {what} within {PATIENCE_SECONDS:.0f} s: see {self.path}.log and {self.path}/logs"
                 )
-            time.sleep(0.001)
+            time.sleep(0.003)
 
     def first_step_seconds(self) -> float:
         """Wait for the first online step; seconds since the command was started, imports included."""

@@ -93,7 +93,7 @@ def measure(
                 contenders["sb3"] = sb3 = stack.enter_context(
                     Process([peer_python("sb3", SB3), HERE / "online_peers.py", task.env, task.utd])
                 )
-            seconds = interleave(contenders, rounds=5 if quick else 9, budget_s=0.5 if quick else 2.5, most=200_000)
+            seconds = interleave(contenders, rounds=5, budget_s=0.5 if quick else 2.0, most=200_000)
             publish_ms = 1e3 * float(np.median([loop.time_calls(1, "publish") for _ in range(20)]))
         print(f"  {name}: {ours.where_time_went()}", flush=True)
         stale = ours.staleness(2.0 if quick else 10.0)
