@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +30,9 @@ from envs.errors import EnvFault
 from replay.store import Store
 from replay.stream import StreamWriter
 
+if TYPE_CHECKING:
+    from agent.repeating import LocalEnv, RepeatingWriter
+
 COLLECTOR_BRANCH = 1_000
 PAUSE_SECONDS = 0.001
 STOP_SECONDS = 2.0
@@ -39,8 +43,8 @@ STOP_SECONDS = 2.0
 class Lane:
     """One environment and the stream that it fills, one episode after another."""
 
-    env: EnvProcess
-    writer: StreamWriter
+    env: EnvProcess | LocalEnv
+    writer: StreamWriter | RepeatingWriter
     row: int
     """Of its observation in the batch."""
     built: bool = False
@@ -108,6 +112,11 @@ class Collection:
                 lane.in_episode = True
                 self._policy.reset()
         return [lane for lane in lanes if lane.in_episode]
+
+    def stand(self, lane: Lane, observation: np.ndarray) -> None:
+        """Take `lane` to be within an episode, at `observation`."""
+        self._observations[lane.row] = observation
+        lane.built = lane.in_episode = True
 
     def cut(self) -> None:
         """End the running episodes from outside."""

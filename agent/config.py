@@ -15,7 +15,7 @@ class OnlineConfig:
     """Concurrent fine-tuning."""
 
     collectors: int = 1
-    """Processes that drive environments, 1 to 64."""
+    """Processes that drive environments, 1 to 64; 0 is lockstep: the learner collects in turns with its updates."""
     envs_per_collector: int = 1
     """Environments of each collector, 1 to 256: a process each, stepped side by side with one batch for the policy."""
     step_deadline_seconds: float = 10.0
@@ -30,6 +30,8 @@ class OnlineConfig:
     """How many environment steps either side may run ahead of the update-to-data ratio before it waits."""
     publish_seconds: float = 0.5
     """Seconds between published policy versions."""
+    publish_updates: int = 100
+    """Updates between published policy versions in lockstep, where no clock may decide."""
     exploration_noise: float = 1.0
     """Multiplies the policy's own standard deviation while collecting; 0 acts by the mean."""
     durability: Literal["process", "interval", "block"] = "interval"
@@ -120,14 +122,16 @@ class TrainConfig:
             ("seed", self.seed >= 0, "must be 0 or more"),
             ("observation_clip", self.observation_clip > 0, "must be positive"),
             *((f"algorithm.{name}", holds, what) for name, holds, what in self.algorithm.rules()),
-            ("online.collectors", 1 <= o.collectors <= 64, "must lie in 1 to 64"),
+            ("online.collectors", 0 <= o.collectors <= 64, "must lie in 0 to 64"),
             ("online.envs_per_collector", 1 <= o.envs_per_collector <= 256, "must lie in 1 to 256"),
+            ("online.envs_per_collector", o.collectors > 0 or o.envs_per_collector == 1, "lockstep drives one only"),
             ("online.step_deadline_seconds", o.step_deadline_seconds > 0.0, "must be positive"),
             ("online.warmup_steps", o.warmup_steps >= 1, "must be 1 or more"),
             ("online.utd", 0.02 <= o.utd <= 20.0, "must lie in 0.02 to 20"),
             ("online.offline_fraction", 0.0 <= o.offline_fraction <= 1.0, "must lie in [0, 1]"),
             ("online.tolerance_steps", o.tolerance_steps >= 1, "must be 1 or more"),
             ("online.publish_seconds", o.publish_seconds > 0.0, "must be positive"),
+            ("online.publish_updates", o.publish_updates >= 1, "must be 1 or more"),
             ("online.exploration_noise", o.exploration_noise >= 0.0, "must be 0 or more"),
             ("evaluation.episodes", e.episodes >= 1, "must be 1 or more"),
             ("evaluation.final_episodes", e.final_episodes >= 1, "must be 1 or more"),

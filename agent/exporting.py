@@ -21,6 +21,7 @@ from agent.algorithms.base import Algorithm
 from agent.errors import RunError
 from agent.evaluation import evaluate, evaluation_rng, make_matching_env
 from agent.files import write_atomic
+from agent.lockstep import split_acting
 from agent.policies import env_spec_of
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
@@ -112,7 +113,7 @@ def export_run(
         offline_steps=config.pretrain_steps,
         generator=torch.Generator(),
     )
-    algorithm.load_state_dict({"tensors": saved.tensors, "numbers": saved.state["numbers"]})
+    algorithm.load_state_dict({"tensors": split_acting(saved.tensors)[0], "numbers": saved.state["numbers"]})
     contract = dataclasses.replace(
         make_contract(
             spec, preparation, stochastic=algorithm.actor.stochastic,

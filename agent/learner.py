@@ -12,10 +12,11 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +30,7 @@ from agent.errors import RunError
 from agent.execution import Execution
 from agent.feeding import Feed, Sampler, batches_ahead
 from agent.finetuning import finetune
+from agent.lockstep import Lockstep, split_acting
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
 from agent.pretraining import pretrain
@@ -83,6 +85,9 @@ class Learner:
         self.log = TrainingLog(run, weight_clip=self.algorithm.weight_clip())
         self.writer = CheckpointWriter(run.checkpoints, keep=config.checkpoint.keep)
         self.feed: Feed | None = None
+        self.lockstep: Lockstep | None = None
+        self._lockstep_state: dict[str, Any] | None = None
+        self._acting: dict[str, np.ndarray] = {}
         self._result: dict[str, Tensor] = {}
         self.blocked_ms = 0.0
 
@@ -115,19 +120,26 @@ class Learner:
         board[Slot.PRETRAIN_STEP] = config.pretrain_steps
         self.start_publishing()
         if config.online_steps:
-            self.switch_to_online()
-            with self.feeding(self.mixed_sampler(), follow=self.online_reader.refresh) as feed:
-                finished = finetune(
-                    self.algorithm, feed,
-                    limiter=self.limiter,
-                    collected_steps=board.online_steps,
-                    first_update=config.pretrain_steps,
-                    last_update=config.pretrain_steps + self.last_online_update(),
-                    publication=self,
-                    stopping=self.stopping,
-                    waiting=self.waiting,
-                    after_update=self.after_online_update,
-                )  # fmt: skip
+            with contextlib.ExitStack() as stack:
+                if config.online.collectors:
+                    self.switch_to_online()
+                    feed = stack.enter_context(self.feeding(self.mixed_sampler(), follow=self.online_reader.refresh))
+                    finished = finetune(
+                        self.algorithm, feed,
+                        limiter=self.limiter,
+                        collected_steps=board.online_steps,
+                        first_update=config.pretrain_steps,
+                        last_update=config.pretrain_steps + self.last_online_update(),
+                        publication=self,
+                        stopping=self.stopping,
+                        waiting=self.waiting,
+                        after_update=self.after_online_update,
+                    )  # fmt: skip
+                else:
+                    self.lockstep = stack.enter_context(Lockstep(self, self._lockstep_state, self._acting))
+                    self.show_limiter()
+                    feed = stack.enter_context(self.feeding(self.mixed_sampler(), ahead=0))
+                    finished = self.lockstep.train(feed)
                 if finished:
                     # First the version, so that the checkpoint, and what is exported from it, bears the evaluated
                     # one's number.
@@ -139,9 +151,11 @@ class Learner:
         return True
 
     @contextlib.contextmanager
-    def feeding(self, sampler: Sampler, follow: Callable[[], object] = lambda: None) -> Iterator[Feed]:
+    def feeding(
+        self, sampler: Sampler, follow: Callable[[], object] = lambda: None, ahead: int | None = None
+    ) -> Iterator[Feed]:
         """Batches of `sampler`, prepared ahead of the updates; checkpoints hold its state at the last consumed one."""
-        with Feed(sampler, self.prepare, ahead=batches_ahead(), follow=follow) as feed:
+        with Feed(sampler, self.prepare, ahead=batches_ahead() if ahead is None else ahead, follow=follow) as feed:
             self.feed = feed
             try:
                 yield feed
@@ -161,17 +175,28 @@ class Learner:
         board, config = self.board, self.config
         # The board is a hint that a power loss may take back; the streams' commits are not.
         collected = max(board.online_steps(), Store.open(self.run.replay).num_steps)
-        if collected > self.limiter.base_steps:
-            # Updates lost since the checkpoint (pretraining's too) are forgiven, not made up for in a burst.
-            forgiven = self.limiter.rebase(collected, self.online_updates())
-            self.run.event("limiter_rebased", f"forgave a deficit of {forgiven:.0f} updates", deficit=forgiven)
-        board[Slot.LIMITER_STEPS], board[Slot.LIMITER_UPDATES] = self.limiter.base_steps, self.limiter.base_updates
-        board[Slot.ONLINE_UPDATES] = self.online_updates()
+        self.rebase_limiter(collected)
         board[Slot.PHASE] = Phase.WARMUP
         while not self.stopping() and board.online_steps() < config.online.warmup_steps:
             board.beat()
             time.sleep(0.01)
         board[Slot.PHASE] = Phase.ONLINE
+
+    def rebase_limiter(self, collected: int) -> None:
+        """Count from the steps `collected` on, where they are past the warm-up.
+
+        Updates lost since the checkpoint (pretraining's too) are forgiven, not made up for in a burst.
+        """
+        if collected > self.limiter.base_steps:
+            forgiven = self.limiter.rebase(collected, self.online_updates())
+            self.run.event("limiter_rebased", f"forgave a deficit of {forgiven:.0f} updates", deficit=forgiven)
+        self.show_limiter()
+
+    def show_limiter(self) -> None:
+        """Put on the board where the limiter counts from."""
+        board = self.board
+        board[Slot.LIMITER_STEPS], board[Slot.LIMITER_UPDATES] = self.limiter.base_steps, self.limiter.base_updates
+        board[Slot.ONLINE_UPDATES] = self.online_updates()
 
     def mixed_sampler(self) -> MixedSampler:
         """Offline and online rows in fixed shares of every batch."""
@@ -246,10 +271,10 @@ class Learner:
         )
         self.publish()
 
-    def publish(self) -> None:
-        """Hand the present weights to collectors and evaluation."""
+    def publish(self, weights: Mapping[str, np.ndarray] | None = None) -> None:
+        """Hand the present weights, or those given, to collectors and evaluation."""
         assert self.publisher is not None
-        self.publisher.publish(self.algorithm.actor.exported_weights(), step=self.algorithm.updates)
+        self.publisher.publish(weights or self.algorithm.actor.exported_weights(), step=self.algorithm.updates)
         self._published_at = time.monotonic()
 
     def maybe(self) -> None:
@@ -274,13 +299,14 @@ class Learner:
         drawn = self.feed.state_dict()
         self.writer.submit(
             updates,
-            state["tensors"],
+            {**state["tensors"], **(self.lockstep.tensors() if self.lockstep else {})},
             {
                 "algorithm": self.algorithm.name,
                 "numbers": state["numbers"],
                 "offline_sampler": drawn if self.mixed is None else drawn["parts"][0],
                 "mixed_sampler": self._online_state if self.mixed is None else drawn,
                 "limiter": self.limiter.state_dict(),
+                "lockstep": self.lockstep.state_dict() if self.lockstep else self._lockstep_state,
                 "policy_version": self.publisher.version if self.publisher else self._saved_version,
                 "layout_fingerprint": self.store.spec.layout_fingerprint,
                 "versions": library_versions(),
@@ -307,9 +333,11 @@ class Learner:
         if saved is None:
             return False
         state = saved.state
-        self.algorithm.load_state_dict({"tensors": saved.tensors, "numbers": state["numbers"]})
+        tensors, self._acting = split_acting(saved.tensors)
+        self.algorithm.load_state_dict({"tensors": tensors, "numbers": state["numbers"]})
         self.offline.load_state_dict(state["offline_sampler"])
         self._online_state = state["mixed_sampler"]
+        self._lockstep_state = state.get("lockstep")
         self._saved_version = int(state["policy_version"])
         if self._online_state is not None:
             self.limiter.load_state_dict(state["limiter"])

@@ -196,6 +196,19 @@ class StreamWriter:
             log.commit(self._both, self._meta, steps=1, broken=broken, episodes=int(first), open_=False)
         self._linked = not ended
 
+    def continue_episode(self) -> None:
+        """Go on with the episode that the stream's last writer left running, instead of beginning another.
+
+        For who can put the world back to where the last step led: the next step belongs right behind it.
+
+        Raises:
+            WriterStateError: the last row is not a step of a running episode.
+        """
+        if not self._log.open:
+            raise WriterStateError(f"stream {self.name!r} ends with no running episode to continue: pass first=True")
+        self._meta[0] = 0, time.time_ns(), time.monotonic_ns(), self._source_id, self._log.episodes - 1
+        self._linked = True
+
     def cut(self, observation: NDArray[np.floating[Any]]) -> None:
         """End the running episode from outside, after a fault or at shutdown.
 

@@ -128,6 +128,28 @@ def test_a_closed_stream_goes_on_where_it_ended(store: Store) -> None:
     assert [episode.episode_id for episode in store.episodes()] == list(range(6))
 
 
+def test_a_running_episode_goes_on_under_another_writer_where_it_says_so(store: Store) -> None:
+    o, a, info = np.zeros(formula.OBSERVATION), np.zeros(formula.ACTION), {"success": 0.0}
+    step = {"terminated": False, "truncated": False, "next_observation": o, "info": info}
+    with store.writer("a", durability="process") as writer:
+        writer.append(o, a, 0.0, first=True, **step)  # type: ignore[arg-type]
+    with store.writer("a", durability="process") as writer:
+        with pytest.raises(WriterStateError, match="first=True"):
+            writer.append(o, a, 1.0, first=False, **step)  # type: ignore[arg-type]
+        writer.continue_episode()
+        writer.append(o, a, 1.0, first=False, **{**step, "terminated": True})  # type: ignore[arg-type]
+    with store.writer("a", durability="process") as writer:
+        with pytest.raises(WriterStateError, match="no running episode"):
+            writer.continue_episode()
+        writer.append(o, a, 2.0, first=True, **step)  # type: ignore[arg-type]
+    with store.writer("a", durability="process") as writer:
+        writer.continue_episode()
+        writer.cut(o)
+    episodes = list(store.episodes())
+    assert [episode.rewards.tolist() for episode in episodes] == [[0.0, 1.0], [2.0]]
+    assert [episode.episode_id for episode in episodes] == [0, 1]
+
+
 def test_second_writer_is_refused_and_the_holder_named(store: Store) -> None:
     with store.writer("a"), pytest.raises(WriterLockedError, match=rf"process {os.getpid()}\b"):
         store.writer("a")

@@ -1,0 +1,214 @@
+"""Lockstep (`online.collectors` 0): the learner's process collects and learns in turns, alike at every repetition.
+
+Each environment step is followed by the updates that the ratio then owes, and every `online.publish_updates` updates
+the actor is published; no clock decides anything. So a run that was stopped or killed ends bit for bit as one that was
+not, in its networks, its optimisers and its rows:
+
+* A checkpoint holds, beside the learner's state, the weights that act, the generator of noise and resets, the steps so
+  far and what the running episode began with. MuJoCo's whole state cannot be saved for every environment; the episode
+  is begun again from its seed, its stored actions are executed again, what comes back is compared with the stored rows.
+* Steps committed after the checkpoint are taken again, with the updates between them, and compared instead of appended.
+
+Where something is not repeated (an environment that keeps a state of its own across resets, other libraries), the event
+`lockstep_differs` says so; all rows stay, a new episode begins at the stream's end and the limiter forgives what was
+lost: consistent then, as with collectors, but not exact. Versions of policies go on growing, as they always do.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent.board import CollectorSlot, Phase, Slot
+from agent.collector import COLLECTOR_BRANCH, Collection, Lane, stream_name
+from agent.faults import FaultBudget
+from agent.feeding import Feed
+from agent.latest_policy import LatestPolicy
+from agent.repeating import Differs, LocalEnv, RepeatingWriter
+from envs.errors import EnvError, EnvFault
+from envs.make import make_env
+from envs.wrappers import FlatEnv
+from replay.sampling.state import generator_state, load_generator
+from replay.store import Store
+
+if TYPE_CHECKING:
+    from agent.learner import Learner
+
+ACTING = "lockstep.acting."
+"""Before the names of the acting weights in a checkpoint's tensors."""
+
+
+class Lockstep:
+    """The online phase in one process. A context manager: it holds the stream's writer and the environment.
+
+    Ordering: a round (one step) or an update, then publication, then the checkpoint; between any two of them the state
+    is one that can be resumed.
+    """
+
+    def __init__(self, learner: Learner, saved: Mapping[str, Any] | None, acting: Mapping[str, np.ndarray]) -> None:
+        """`saved`: what `state_dict` was at the checkpoint, None where it was taken before the online phase."""
+        self._learner, self._saved = learner, saved
+        config, run = learner.config, learner.run
+        if acting:
+            learner.publish(acting)
+        self._acting = acting or self._weights()
+        store = Store.open(run.replay)
+        self._stack = ExitStack()
+        writer = self._stack.enter_context(store.writer(stream_name(0, 0), durability=config.online.durability))
+        self._writer = RepeatingWriter(writer, store.reader())
+        # Streams of an earlier life with collectors are sampled as they stand.
+        self._others = {name: head for name, head in store.reader().heads.items() if name != writer.name}
+        self._env = LocalEnv(self._build, store.spec)
+        self._stack.callback(self._env.close)
+        self._budget = FaultBudget()
+        self._rng = np.random.default_rng(np.random.SeedSequence([config.seed, COLLECTOR_BRANCH]))
+        self._slots = learner.board.collector(0)
+        self._lane = Lane(env=self._env, writer=self._writer, row=0)
+        self._collection = Collection(
+            [self._lane],
+            LatestPolicy(run.policies, learner.board, noise=config.online.exploration_noise, rng=self._rng),
+            on_fault=self._note, slots=self._slots, rng=self._rng,
+        )  # fmt: skip
+
+    def __enter__(self) -> Lockstep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Rows that may be sampled, by stream: none that a repetition has yet to reach."""
+        return {**self._others, self._writer.name: self._writer.head}
+
+    def train(self, feed: Feed) -> bool:
+        """Collect and learn in turns until the run has its steps and updates; False if asked to stop before."""
+        self._resume()
+        self._show_phase()
+        while (due := self._update_due()) or self._writer.steps < self._learner.config.online_steps:
+            if self._learner.stopping():
+                return False
+            if due:
+                self._update(feed)
+            else:
+                self._step()
+        return True
+
+    def _update_due(self) -> bool:
+        learner, steps, updates = self._learner, self._writer.steps, self._learner.online_updates()
+        if updates >= learner.last_online_update():
+            return False
+        return learner.limiter.deficit(steps, updates) >= 1.0 or steps >= learner.config.online_steps
+
+    def _update(self, feed: Feed) -> None:
+        learner = self._learner
+        learner.online_reader.refresh(self.heads)
+        result = learner.algorithm.update(feed.next())
+        if learner.online_updates() % learner.config.online.publish_updates == 0:
+            learner.publish()
+            self._acting = self._weights()
+        learner.after_online_update(result)
+
+    def _step(self) -> None:
+        self._learner.board.beat()
+        self._slots[CollectorSlot.BEAT] = time.monotonic_ns()
+        try:
+            self._collection.round(1)
+        except Differs as difference:
+            self._give_up(str(difference))
+        self._show_phase()
+
+    def _show_phase(self) -> None:
+        warming_up = self._writer.steps < self._learner.config.online.warmup_steps
+        self._learner.board[Slot.PHASE] = Phase.WARMUP if warming_up else Phase.ONLINE
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        return {name: weight.copy() for name, weight in self._learner.algorithm.actor.exported_weights().items()}
+
+    def _build(self) -> FlatEnv:
+        spec = json.loads(self._learner.run.env.read_text())
+        return make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
+
+    def _note(self, fault: EnvFault) -> None:
+        self._learner.run.event("env_fault", str(fault), collector=0)
+        self._budget.spend(fault, self._writer.steps)
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the collecting side stands, JSON-able."""
+        writer = self._writer
+        return {
+            "head": writer.head,
+            "steps": writer.steps,
+            "episode": {"seed": self._env.seed, "first_row": writer.first_row} if writer.in_episode else None,
+            "generator": generator_state(self._rng),
+            "heads": self._others,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights that act, as entries of a checkpoint."""
+        return {f"{ACTING}{name}": torch.from_numpy(weight) for name, weight in self._acting.items()}
+
+    def _resume(self) -> None:
+        """Stand where the checkpoint was taken, or at the beginning; or at the stream's end if that cannot be."""
+        learner, saved = self._learner, self._saved
+        if saved is None and learner.online_updates():
+            return self._give_up("the checkpoint was taken with collectors")
+        if saved is not None:
+            load_generator(self._rng, saved["generator"])
+            episode = saved["episode"]
+            try:
+                self._writer.resume(
+                    head=saved["head"], steps=saved["steps"], first_row=episode and episode["first_row"]
+                )
+                if episode:
+                    self._begin_again(int(episode["seed"]))
+            except (EnvFault, EnvError, Differs) as difference:
+                return self._give_up(str(difference))
+        self._collection.count()
+        return None
+
+    def _begin_again(self, seed: int) -> None:
+        """Bring the environment to where the checkpoint's episode stood. Differs, EnvFault: it does not get there."""
+        writer, env, spec = self._writer, self._env, self._writer.spec
+        rows = writer.rows(writer.first_row, writer.head)
+        o = spec.observation_size
+        env.launch()
+        env.answer()
+        env.ask_reset(seed)
+        env.answer()
+        for number, row in enumerate(rows):
+            if not np.array_equal(env.observation, row[:o]):
+                raise Differs(f"row {writer.first_row + number} of stream {writer.name} was not repeated")
+            env.ask_step(row[o : o + spec.action_size])
+            env.answer()
+            self._learner.board.beat()
+        self._collection.stand(self._lane, env.observation)
+
+    def _give_up(self, why: str) -> None:
+        """Go on from the stream's end, consistent but not exact."""
+        learner = self._learner
+        self._writer.give_up()
+        self._lane.built = self._lane.in_episode = False
+        # The noise and resets that have been stored must not be stored again.
+        self._rng.bit_generator.state = np.random.default_rng(
+            np.random.SeedSequence([learner.config.seed, COLLECTOR_BRANCH, self._writer.steps])
+        ).bit_generator.state
+        learner.run.event("lockstep_differs", f"{why}: goes on from the stream's end, not bit-exactly")
+        learner.rebase_limiter(self._writer.steps)
+        self._collection.count()
+
+
+def split_acting(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """A checkpoint's tensors: the algorithm's own, and the acting weights by their names in the graph."""
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(ACTING)}
+    acting = {name.removeprefix(ACTING): t.numpy() for name, t in tensors.items() if name.startswith(ACTING)}
+    return own, acting

@@ -1,0 +1,232 @@
+"""Lockstep: a fine-tuning that is killed or stopped ends bit for bit as an undisturbed one, in weights and in rows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box
+
+from agent import checkpoint
+from agent.algorithms.iql_config import IQLConfig
+from agent.board import Board, Phase, Slot
+from agent.config import CheckpointConfig, OnlineConfig, TrainConfig
+from agent.config_files import validate
+from agent.errors import ConfigError
+from agent.learner import Learner
+from agent.run_directory import RunDirectory
+from agent.setup_run import set_up
+from envs.make import describe, make_env
+from replay.schema import StoreSpec
+from replay.store import Store
+from tests.faults.agent import events
+from tests.integration.command import ROOT
+
+HOPPER = "Hopper-v5"
+WARMUP, STEPS, UTD = 60, 260, 0.5
+SEEDS = np.random.SeedSequence(0)
+
+
+class Drift(gymnasium.Env[Any, Any]):
+    """Observes how many steps its process has taken in all: no seed repeats that."""
+
+    observation_space = Box(-1e6, 1e6, (2,), np.float64)
+    action_space = Box(-1.0, 1.0, (1,), np.float32)
+    taken = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.np_random.uniform(size=2), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        Drift.taken += 1
+        return np.array([float(action[0]), Drift.taken]), 0.0, False, False, {}
+
+
+gymnasium.register("Drift-v0", Drift, max_episode_steps=20, disable_env_checker=True)
+
+
+def make_data(path: Path, env_id: str) -> None:
+    """A few random episodes."""
+    env, rng = make_env(env_id, max_episode_steps=40), np.random.default_rng(0)
+    described = describe(env)
+    spec = StoreSpec.from_terms(
+        described["observation"], described["action_low"], described["action_high"], env=described["env"]
+    )
+    with Store.create(path, spec).writer("data", durability="process") as writer:
+        for episode in range(8):
+            observation, _ = env.reset(seed=episode)
+            first, ended = True, False
+            while not ended:
+                action = rng.uniform(env.action_low, env.action_high).astype(np.float32)
+                following, reward, terminated, truncated, _ = env.step(action)
+                ended = terminated or truncated
+                writer.append(
+                    observation, action, reward, terminated=terminated, truncated=truncated,
+                    next_observation=following, first=first,
+                )  # fmt: skip
+                observation, first = following, False
+    env.close()
+
+
+def config_of(place: Path, name: str, **online: Any) -> TrainConfig:
+    return TrainConfig(
+        replay=place / "data.zarr", out=place / name, pretrain_steps=30, online_steps=STEPS, executor="eager",
+        algorithm=IQLConfig(hidden=(16, 16), batch_size=16, dropout=0.1), log_every=25,
+        online=OnlineConfig(
+            **{"collectors": 0, "warmup_steps": WARMUP, "utd": UTD, "publish_updates": 10, **online}  # type: ignore[arg-type]
+        ),
+        checkpoint=CheckpointConfig(every_updates=25),
+    )  # fmt: skip
+
+
+def started(place: Path, name: str, env_id: str = HOPPER, **online: Any) -> RunDirectory:
+    if not (place / "data.zarr").exists():
+        make_data(place / "data.zarr", env_id)
+    run = RunDirectory(place / name)
+    set_up(run, config_of(place, name, **online))
+    for folder in (run.logs, run.policies, run.checkpoints):
+        folder.mkdir(exist_ok=True)
+    return run
+
+
+def live(run: RunDirectory, *, until: Callable[[Board], bool] = lambda board: False) -> bool:
+    """One life of the learner in this process, stopped as by SIGTERM once `until(board)`; whether it ended."""
+    board = Board(run.board)
+    learner = Learner(run, run.load_config(), board, lambda: until(board))
+    learner.restore()
+    learner.log.open()
+    finished = learner.train()
+    learner.writer.close()
+    learner.log.close()
+    return finished
+
+
+def killed(run: RunDirectory, *, at_steps: int) -> None:
+    """One life of the learner in a process of its own, killed with -9 once it has taken so many steps."""
+    board = Board(run.board)
+    board[Slot.PHASE] = Phase.STARTING
+    process = subprocess.Popen([sys.executable, "-m", "agent.learner", str(run.path), str(os.getpid())], cwd=ROOT)
+    deadline = time.monotonic() + 60.0
+    while board.phase < Phase.WARMUP or board.online_steps() < at_steps:
+        assert process.poll() is None, "the learner ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
+def outcome(run: RunDirectory) -> tuple[dict[str, bytes], dict[str, Any], dict[str, bytes]]:
+    """Every tensor and the whole state of the last checkpoint, but what counts versions; and all rows by stream."""
+    found = checkpoint.load_latest(run.checkpoints, on_fallback=pytest.fail)
+    assert found is not None
+    state = {key: value for key, value in found.state.items() if key not in ("policy_version", "watermark")}
+    reader = Store.open(run.replay).reader()
+    rows = {stream: reader.rows(stream, 0, head).tobytes() for stream, head in reader.heads.items()}
+    return {name: tensor.numpy().tobytes() for name, tensor in found.tensors.items()}, state, rows
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lockstep")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Path) -> RunDirectory:
+    run = started(place, "undisturbed")
+    assert live(run)
+    return run
+
+
+def test_a_run_has_its_steps_updates_and_published_versions(undisturbed: RunDirectory) -> None:
+    tensors, state, _ = outcome(undisturbed)
+    assert state["numbers"]["updates"] == 30 + UTD * (STEPS - WARMUP)
+    assert state["lockstep"]["steps"] == STEPS == Board(undisturbed.board).online_steps()
+    # One to begin with, one every tenth update, one at the end.
+    assert Board(undisturbed.board)[Slot.POLICY_VERSION] == 2 + UTD * (STEPS - WARMUP) / 10
+    assert any(name.startswith("adam.") for name in tensors)
+    meta = Store.open(undisturbed.replay).reader().meta("collector-000", 0, state["lockstep"]["head"])
+    assert set(meta[:WARMUP, 0]) == {1}, "the warm-up acts with the pretrained policy"
+    assert len(set(meta[:, 0])) > 5
+
+
+def test_killed_and_stopped_anywhere_it_ends_bit_for_bit_as_the_undisturbed(
+    place: Path, undisturbed: RunDirectory
+) -> None:
+    run = started(place, "disturbed")
+    # In mid-episode, some steps beyond a checkpoint; then stopped in the middle of what had been repeated.
+    killed(run, at_steps=195)
+    assert len(Store.open(run.replay).reader().meta("collector-000", 0, 195)) == 195
+    assert not live(run, until=lambda board: board.online_steps() >= 170)
+    assert Board(run.board).online_steps() == 170
+    assert live(run)
+    assert outcome(run) == outcome(undisturbed)
+    assert {event["kind"] for event in events(run.path)} == {"executor", "resumed"}
+
+
+@pytest.mark.full
+def test_killed_twenty_times_it_ends_bit_for_bit_as_the_undisturbed(place: Path, undisturbed: RunDirectory) -> None:
+    run = started(place, "battered")
+    for steps in sorted(np.random.default_rng(1).integers(1, STEPS - 5, 20).tolist()):
+        killed(run, at_steps=steps)
+    assert live(run)
+    assert outcome(run) == outcome(undisturbed)
+
+
+def test_another_seed_ends_elsewhere(place: Path, undisturbed: RunDirectory) -> None:
+    # The negative control of the comparisons above.
+    run = RunDirectory(place / "other")
+    set_up(run, replace(config_of(place, "other"), seed=1))
+    for folder in (run.logs, run.policies, run.checkpoints):
+        folder.mkdir(exist_ok=True)
+    assert live(run)
+    for one, other in zip(outcome(run), outcome(undisturbed), strict=True):
+        assert one != other
+
+
+def test_an_environment_that_does_not_repeat_itself_is_told_of_and_costs_no_row(tmp_path: Path) -> None:
+    run = started(tmp_path, "drifting", "Drift-v0")
+    assert not live(run, until=lambda board: board.online_steps() >= 151)
+    before = outcome(run)[2]["collector-000"]
+    assert live(run)
+    after = outcome(run)[2]["collector-000"]
+    assert after.startswith(before)
+    told = [event["kind"] for event in events(run.path)]
+    assert told.count("lockstep_differs") == 1
+    assert told.index("lockstep_differs") < told.index("limiter_rebased")
+    reader = Store.open(run.replay).reader()
+    assert Board(run.board).online_steps() == STEPS
+    assert reader.num_rows > STEPS
+
+
+def test_a_checkpoint_of_a_run_with_collectors_is_gone_on_from_consistently(
+    place: Path, undisturbed: RunDirectory
+) -> None:
+    # The state that a run with collectors leaves has no place in an episode to go on from.
+    run = started(place, "changed")
+    assert not live(run, until=lambda board: board.online_steps() >= 151)
+    found = checkpoint.load_latest(run.checkpoints, on_fallback=pytest.fail)
+    assert found is not None
+    state = {**found.state, "lockstep": None}
+    own = {name: tensor for name, tensor in found.tensors.items() if not name.startswith("lockstep.")}
+    shutil.rmtree(run.checkpoints / found.name)
+    checkpoint.save(run.checkpoints, int(found.name), own, state, keep=2)
+    assert live(run)
+    assert [e["kind"] for e in events(run.path)][-2:] == ["lockstep_differs", "limiter_rebased"]
+    assert Board(run.board).online_steps() == STEPS
+
+
+def test_lockstep_drives_one_environment(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"online\.envs_per_collector is 2"):
+        validate(config_of(tmp_path, "several", envs_per_collector=2))
