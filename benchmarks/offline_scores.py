@@ -1,10 +1,12 @@
-"""IQL pretrained on the shared datasets: D4RL-normalised scores over seeds, beside the data's own.
+"""Offline methods on the shared datasets over seeds, beside the data's own score and, if asked, d3rlpy's IQL.
 
-    python -m benchmarks.offline_scores --data ../shared/data [--datasets dapg-door-expert-v0 ...] [--seeds 0 1 2]
-                                        [--steps 30000] [--out runs/offline] [--json FILE] [--quick]
+    python -m benchmarks.offline_scores --data ../shared/data [--datasets dapg-door-expert-v0 ...]
+        [--algorithms iql,bc] [--seeds 3] [--steps 100000] [--d3rlpy] [--config FILE] [--out runs/offline] [--json FILE]
 
-Each dataset is extracted and ingested below --out and trained by `slipway pretrain` with its task's preset; finished
-runs are kept, so the same command resumes. Every run is reported.
+Every dataset is extracted and ingested below --out and trained as `slipway compare` does, with its task's preset; what
+is done is kept, so the same command resumes. Every run is reported. d3rlpy trains on the same arrays (normalised
+observations, scaled rewards and actions), with the same hyper-parameters and updates, in an environment of its own, and
+is scored by the same episodes.
 """
 
 from __future__ import annotations
@@ -12,28 +14,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from envs.catalog import lookup, normalized_score
-from replay.store import Store
-
-DATASETS = ["dapg-door-expert-v0", "dapg-pen-mixed-v0", "dapg-door-human-v0"]
-
-
-def slipway(*arguments: str) -> dict[str, Any]:
-    """Run the command with --json and return its object."""
-    done = subprocess.run(
-        [sys.executable, "-m", "agent.cli", *arguments, "--json"], stdout=subprocess.PIPE, text=True, check=True
-    )
-    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return record
+from agent.cli import main as slipway
+from agent.commands.compare import interval_text, number, pair, train_with_progress
+from agent.comparison.plan import Run, Variant, make_plan
+from agent.comparison.results import Task, gather
+from agent.comparison.runs import Runner
+from agent.config_files import load_toml
+from benchmarks.measure import machine
+from benchmarks.offline_peer import d3rlpy_scores
 
 
 def ingest(archive: Path, out: Path) -> Path:
@@ -43,47 +37,84 @@ def ingest(archive: Path, out: Path) -> Path:
         with tarfile.open(archive) as tar:
             tar.extractall(out / "minari", filter="data")
             folder = next(name for name in tar.getnames() if name.endswith("/data/main_data.hdf5"))
-        slipway("ingest", str(out / "minari" / Path(folder).parent.parent), "--out", str(store))
+        if slipway(["ingest", str(out / "minari" / Path(folder).parent.parent), "--out", str(store)]) != 0:
+            raise SystemExit(2)
     return store
 
 
-def main() -> None:
-    """Train every dataset and seed, print a table, optionally write the results."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SLIPWAY_DATA", "../shared/data")))
-    parser.add_argument("--datasets", nargs="+", default=DATASETS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=30_000)
+    parser.add_argument("--datasets", nargs="+", help="names of archives; all of them by default")
+    parser.add_argument("--algorithms", default="iql,bc", help="as for `slipway compare`")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--d3rlpy", action="store_true", help="train d3rlpy's IQL as well")
+    parser.add_argument("--config", type=Path, help="TOML with settings for all of our runs")
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=Path("runs/offline"))
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="one dataset, one seed, 500 updates: a smoke run")
+    parser.add_argument("--quick", action="store_true", help="one dataset, one seed, 200 updates: a smoke run")
     args = parser.parse_args()
+    args.datasets = args.datasets or sorted(path.name.removesuffix(".tar.gz") for path in args.data.glob("*.tar.gz"))
+    if not args.datasets:
+        parser.error(f"no dataset (*.tar.gz) in {args.data}: give --data")
     if args.quick:
-        args.datasets, args.seeds, args.steps, args.episodes = args.datasets[:1], args.seeds[:1], 500, 5
+        args.datasets, args.seeds, args.steps, args.episodes = args.datasets[:1], 1, 200, 5
+    return args
+
+
+def main() -> None:
+    """Train every dataset, method and seed, print a table, optionally write the results."""
+    args = parse()
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    print(f"{args.steps} updates, {args.episodes} evaluation episodes")
-    print("| dataset | data | seeds | mean ± standard error |\n|---|---|---|---|")
-    for name in args.datasets:
-        store = ingest(args.data / f"{name}.tar.gz", args.out)
-        opened = Store.open(store)
-        task = lookup(str((opened.spec.env or {})["id"]))
-        data = normalized_score(task, opened.info()["returns"]["mean"])
-        scores = []
-        for seed in args.seeds:
-            out = args.out / f"{name}-{args.steps}-{seed}"
-            run = slipway(
-                "pretrain", "--replay", str(store), "--pretrain-steps", str(args.steps), "--seed", str(seed),
-                "--evaluation.final-episodes", str(args.episodes), "--out", str(out),
-            )  # fmt: skip
-            scores.append(run["pretrained"]["normalized"])
-        mean, error = np.mean(scores), np.std(scores, ddof=min(1, len(scores) - 1)) / np.sqrt(len(scores))
-        print(f"| {name} | {data:.1f} | {', '.join(f'{s:.1f}' for s in scores)} | {mean:.1f} ± {error:.1f} |")
-        rows.append({"name": name, "value": mean, "unit": "normalised score", "against": "data", "ratio": mean / data})
+    stores = [ingest(args.data / f"{name}.tar.gz", args.out) for name in args.datasets]
+    settings = {
+        **(load_toml(args.config) if args.config else {}),
+        "pretrain_steps": args.steps,
+        "evaluation": {"final_episodes": args.episodes},
+    }
+    variants = [Variant.parse(text) for text in args.algorithms.split(",")]
+    plan = make_plan(stores, variants, seeds=args.seeds, out=args.out / str(args.steps), settings=settings)
+    runner = Runner(plan, out=args.out / str(args.steps), cores=args.cores)
+    train_with_progress(runner, plan)
+    tasks = gather(plan, failures=runner.failures, seconds=runner.seconds, rng=np.random.default_rng(0))
+    peers = {task: d3rlpy_scores(iql_runs(plan, task)) for task in args.datasets} if args.d3rlpy else {}
+    report(tasks, peers, args)
+
+
+def iql_runs(plan: list[Run], task: str) -> list[Run]:
+    """Plain IQL's runs on a task, whose data, hyper-parameters and episodes the peer takes over."""
+    return [run for run in plan if run.task == task and run.variant == "iql"]
+
+
+def report(tasks: list[Task], peers: dict[str, list[float]], args: argparse.Namespace) -> None:
+    """The table as Markdown, and the rows."""
+    made: list[dict[str, Any]] = []
+    print(f"{args.steps:,} updates, {args.episodes} episodes, seeds 0 to {args.seeds - 1}\n")
+    print(
+        "| dataset | data | method | runs | mean ± s.e. | interquartile mean, 95% interval |\n|---|---|---|---|---|---|"
+    )
+    for task in tasks:
+        rows: list[tuple[str, list[float | None], str, str]] = [
+            (m.label, m.scores, pair(m.mean, m.standard_error), f"{number(m.iqm)} ({interval_text(m.iqm_ci)})")
+            for m in task.methods
+        ]
+        if found := peers.get(task.name):
+            spread = float(np.std(found, ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
+            rows.append(("d3rlpy IQL", list(found), pair(float(np.mean(found)), spread), ""))
+        for label, scores, mean, iqm in rows:
+            runs = ", ".join("failed" if score is None else f"{score:.1f}" for score in scores)
+            print(f"| {task.name} | {number(task.data)} | {label} | {runs} | {mean} | {iqm} |")
+            kept = [score for score in scores if score is not None]
+            value = float(np.mean(kept)) if kept else None
+            ratio = value / task.data if value is not None and task.data else None
+            row = {"name": f"{task.name}_{label}", "value": value, "unit": task.unit, "against": "data", "ratio": ratio}
+            made.append({**row, "runs": scores, "steps": args.steps})
     if args.json:
-        machine = {"platform": platform.platform(), "python": platform.python_version()}
-        args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+        args.json.write_text(json.dumps({"machine": machine(["torch"]), "rows": made}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""d3rlpy's IQL on the data, hyper-parameters and evaluation episodes of finished runs of ours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from agent.algorithms.iql_config import IQLConfig
+from agent.comparison.plan import Run
+from agent.comparison.results import score_of, unit_of
+from agent.evaluation import evaluate, evaluation_rng
+from agent.files import write_atomic
+from agent.preparation import Preparation
+from agent.run_directory import RunDirectory
+from benchmarks.measure import HERE, ONE_THREAD
+from benchmarks.peers import peer_python
+from envs.make import make_env
+from replay.store import Store
+
+REQUIREMENTS = ["torch", "d3rlpy==2.8.1"]
+
+
+class PeerPolicy:
+    """Its TorchScript policy behind our normaliser and action scale, so that it acts in environment units."""
+
+    def __init__(self, script: Path, preparation: Preparation) -> None:
+        self._network = torch.jit.load(str(script))  # type: ignore[no-untyped-call]
+        self._p = preparation
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """[O] → [A] float32, by the distribution's mean."""
+        p = self._p
+        with torch.no_grad():
+            unit = self._network(torch.from_numpy(normalized(observation[None], p)))[0].numpy()
+        middle, half = (p.action_high + p.action_low) / 2, (p.action_high - p.action_low) / 2
+        scaled: np.ndarray = np.clip(unit, -1.0, 1.0) * half + middle
+        return scaled
+
+
+def d3rlpy_scores(runs: Sequence[Run]) -> list[float]:
+    """Its final score for each of our `runs` of IQL on one task; trained once, kept below the runs' folder."""
+    scores = []
+    for run in runs:
+        folder = run.config.out.parent.parent / "d3rlpy" / f"seed-{run.seed}"
+        kept = folder / "score.json"
+        if not kept.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(kept, json.dumps({"score": train_and_score(run, folder)}).encode())
+        scores.append(float(json.loads(kept.read_text())["score"]))
+    return scores
+
+
+def train_and_score(run: Run, folder: Path) -> float:
+    """Train on `run`'s prepared data in the peer's environment, then play the episodes that `run` was scored by."""
+    directory, config = RunDirectory(run.config.out), run.config
+    assert isinstance(config.algorithm, IQLConfig)
+    if not np.isfinite(score_of(run, unit_of(run))):
+        raise RuntimeError(f"{run.config.out} is not finished: train it first")
+    preparation = Preparation.from_json(json.loads(directory.preparation.read_text()))
+    np.savez(folder / "data.npz", **arrays(Store.open(config.replay), preparation))  # type: ignore[arg-type]
+    a = config.algorithm
+    settings = {
+        "steps": config.pretrain_steps, "seed": run.seed, "batch_size": a.batch_size, "discount": a.discount,
+        "learning_rate": a.learning_rate, "target_rate": a.target_rate, "critics": a.critics, "hidden": list(a.hidden),
+        "expectile": a.expectile, "beta": a.beta, "weight_clip": a.weight_clip, "dropout": a.dropout,
+    }  # fmt: skip
+    command = [peer_python("d3rlpy", REQUIREMENTS), HERE / "d3rlpy_iql.py", folder, json.dumps(settings)]
+    with (folder / "log.txt").open("w") as log:
+        subprocess.run(list(map(str, command)), stdout=log, stderr=log, env={**ONE_THREAD}, check=True)
+    (folder / "data.npz").unlink()
+    spec = json.loads(directory.env.read_text())
+    env = make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
+    policy, rng = PeerPolicy(folder / "policy.pt", preparation), evaluation_rng(config.seed)
+    score = evaluate(policy, env, episodes=config.evaluation.final_episodes, rng=rng)
+    env.close()
+    return float(score.mean if unit_of(run) == "return" or score.normalized is None else score.normalized)
+
+
+def arrays(store: Store, p: Preparation) -> dict[str, np.ndarray]:
+    """The store as d3rlpy takes it: [N] steps, prepared as our learner sees them.
+
+    d3rlpy has no final observations: an episode that did not terminate gets one more step that bears it, which d3rlpy
+    leaves out of sampling as the last of a timed-out episode.
+    """
+    columns: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("observations", "actions", "rewards", "terminals", "timeouts")
+    }
+    middle, half = (p.action_high + p.action_low) / 2, (p.action_high - p.action_low) / 2
+    for episode in store.episodes():
+        steps = len(episode.rewards)
+        rows = steps if episode.terminated else steps + 1
+        action, reward = np.zeros((rows, len(half)), np.float32), np.zeros(rows, np.float32)
+        action[:steps] = np.clip((episode.actions - middle) / half, -1.0, 1.0)
+        reward[:steps] = episode.rewards * p.reward_scale + p.reward_shift
+        last = np.zeros(rows, np.float32)
+        last[-1] = 1.0
+        columns["observations"].append(normalized(episode.observations[:rows], p))
+        columns["actions"].append(action)
+        columns["rewards"].append(reward)
+        columns["terminals"].append(last if episode.terminated else np.zeros_like(last))
+        columns["timeouts"].append(np.zeros_like(last) if episode.terminated else last)
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def normalized(observations: np.ndarray, p: Preparation) -> np.ndarray:
+    """[N, O] as the networks see them."""
+    scaled = (observations - p.mean) / p.std
+    clipped: np.ndarray = scaled if p.clip is None else np.clip(scaled, -p.clip, p.clip)
+    return clipped.astype(np.float32)
