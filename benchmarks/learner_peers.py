@@ -1,7 +1,7 @@
-"""The learner benchmark's peers: `python learner_peers.py KIND [--eager]` in an environment that has the peer.
+"""The learner benchmarks' peers: `python learner_peers.py KIND [--eager]` in an environment that has the peer.
 
-Each learns IQL with the published settings (2×256, batch 256, 17 observations, 6 actions) from its own buffer of random
-transitions on one thread, and serves one update a call, sampling included, as fast as its documentation says how.
+Each learns IQL (d3rlpy also TD3+BC and CQL) with the published settings (2×256, batch 256, 17 observations, 6 actions)
+from its own buffer of random transitions on one thread, and serves one update a call, sampling included, as fast as its documentation says how.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ OBS, ACT, BATCH, ROWS = 17, 6, 256, 100_000
 Calls = dict[str, Callable[[], object]]
 
 
-def d3rlpy(compiling: bool) -> Calls:
+def d3rlpy(compiling: bool, algorithm: str = "IQL") -> Calls:
     """Eager: d3rlpy compiles (`compile_graph`) on GPUs only."""
     import d3rlpy as library
 
@@ -29,7 +29,7 @@ def d3rlpy(compiling: bool) -> Calls:
         rng.standard_normal(ROWS, dtype=np.float32), ends,
     )  # fmt: skip
     # Its defaults are the published settings, networks of 2×256 included.
-    learner = library.algos.IQLConfig(batch_size=BATCH).create(device="cpu:0")
+    learner = getattr(library.algos, f"{algorithm}Config")(batch_size=BATCH).create(device="cpu:0")
     learner.build_with_dataset(dataset)
     return {"eager": lambda: learner.update(dataset.sample_transition_batch(BATCH))}
 
@@ -103,9 +103,11 @@ def torchrl(compiling: bool) -> Calls:
 
 
 def main() -> None:
-    """Serve the peer that the first argument names."""
+    """Serve the peer that the first argument names, e.g. torchrl, d3rlpy or d3rlpy:CQL."""
     torch.set_num_threads(1)
-    calls = {"d3rlpy": d3rlpy, "torchrl": torchrl}[sys.argv[1]](compiling="--eager" not in sys.argv)
+    kind, _, algorithm = sys.argv[1].partition(":")
+    compiling = "--eager" not in sys.argv
+    calls = d3rlpy(compiling, algorithm or "IQL") if kind == "d3rlpy" else torchrl(compiling)
     serve(calls, calls=sorted(calls))
 
 

@@ -15,13 +15,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 
 import numpy as np
 import torch
 
-from agent.algorithms.iql import IQL
+from agent import algorithms
+from agent.algorithms.base import Algorithm
+from agent.algorithms.config import AlgorithmConfig
 from agent.algorithms.iql_config import IQLConfig
 from agent.executors.choose import synthetic_batch
 from agent.executors.compiled import Compiled
@@ -30,7 +33,7 @@ from agent.feeding import Feed
 from agent.preparation import make_preparation
 from agent.process import keep_freed_memory
 from agent.transitions import Preparer
-from benchmarks.measure import ONE_THREAD, Process, Results, interleave, machine
+from benchmarks.measure import ONE_THREAD, Contender, Process, Results, interleave, machine
 from benchmarks.peers import peer_python, peer_versions
 from replay.schema import StoreSpec
 from replay.statistics import observation_moments
@@ -42,11 +45,11 @@ PEERS = {"d3rlpy": ["torch", "d3rlpy==2.8.1"], "torchrl": ["torch", "torchrl"]}
 HERE = Path(__file__).parent
 
 
-def learner(config: IQLConfig, precision: str, executor: Executor) -> IQL:
+def learner(config: AlgorithmConfig, precision: str, executor: Executor) -> Algorithm[Any]:
     """A learner of the benchmark's sizes."""
-    made = IQL(
+    made = algorithms.make(
         config, observation_size=OBS, action_size=ACT, offline_steps=10**6,
-        generator=torch.Generator().manual_seed(0), precision=precision,  # type: ignore[arg-type]
+        generator=torch.Generator().manual_seed(0), precision=precision,
     )  # fmt: skip
     made.executor = executor
     return made
@@ -66,6 +69,16 @@ def make_store(path: Path, rows: int) -> Store:
     return store
 
 
+def make_data(folder: Path) -> tuple[Store, Preparer]:
+    """100,000 transitions and what prepares batches of them."""
+    store = make_store(folder / "store", 100_000)
+    preparation = make_preparation(
+        moments=observation_moments(store.reader()), action_low=np.full(ACT, -1.0), action_high=np.full(ACT, 1.0),
+        normalize=True, clip=10.0, reward_scale=1.0, reward_shift=0.0, discount=0.99,
+    )  # fmt: skip
+    return store, Preparer(preparation, torch.device("cpu"))
+
+
 def floor() -> Callable[[], object]:
     """Float32 products of one update's operations, into memory that is there already."""
     a, b, out = torch.randn(1024, 256), torch.randn(256, 256), torch.empty(1024, 256)
@@ -77,12 +90,7 @@ FLOOR_FLOP = 2 * 1024 * 256 * 256
 
 def against_peers(results: Results, folder: Path, *, quick: bool) -> None:
     """The rows that DESIGN.md names."""
-    store = make_store(folder / "store", 100_000)
-    preparation = make_preparation(
-        moments=observation_moments(store.reader()), action_low=np.full(ACT, -1.0), action_high=np.full(ACT, 1.0),
-        normalize=True, clip=10.0, reward_scale=1.0, reward_shift=0.0, discount=0.99,
-    )  # fmt: skip
-    prepare = Preparer(preparation, torch.device("cpu"))
+    store, prepare = make_data(folder)
     eager_only = ["--eager"] if quick else []
     script = HERE / "learner_peers.py"
     peers = {
@@ -93,13 +101,13 @@ def against_peers(results: Results, folder: Path, *, quick: bool) -> None:
         precision: Feed(store.sampler(256, rng=np.random.default_rng(0)), prepare) for precision in ("float32", "bf16")
     }
     try:
-        contenders: dict[str, object] = {"floor": floor()}
+        contenders: dict[str, Contender] = {"floor": floor()}
         for precision, feed in feeds.items():
             ours = learner(IQLConfig(), precision, Compiled(print))
             contenders[precision] = lambda ours=ours, feed=feed: ours.update(feed.next())
         for kind, peer in peers.items():
             contenders |= {f"{kind} {call}": peer.named(call) for call in peer.about["calls"]}
-        seconds = interleave(contenders, rounds=5 if quick else 9, budget_s=0.5 if quick else 2.0)  # type: ignore[arg-type]
+        seconds = interleave(contenders, rounds=5 if quick else 9, budget_s=0.5 if quick else 2.0)
         floor_s = seconds["floor"] * UPDATE_FLOP / FLOOR_FLOP
         for precision, suffix in (("float32", ""), ("bf16", "_bf16")):
             rate = 1.0 / seconds[precision]
@@ -117,7 +125,7 @@ def against_peers(results: Results, folder: Path, *, quick: bool) -> None:
             peer.close()
 
 
-def wait_fraction(store: Store, prepare: Preparer, ours: IQL, *, seconds: float) -> float:
+def wait_fraction(store: Store, prepare: Preparer, ours: Algorithm[Any], *, seconds: float) -> float:
     """Share of its time that an uninterrupted loop of updates waits for batches."""
     with Feed(store.sampler(256, rng=np.random.default_rng(0)), prepare) as feed:
         until = time.perf_counter() + seconds
@@ -129,13 +137,13 @@ def wait_fraction(store: Store, prepare: Preparer, ours: IQL, *, seconds: float)
 def sweep(results: Results, *, quick: bool) -> None:
     """Compiled against eager over batch, width and critics, one varied at a time around the published setting."""
     base = IQLConfig()
-    varied = [
+    varied: list[dict[str, Any]] = [
         *({"batch_size": size} for size in (256, 1024, 8192)),
         *({"hidden": (width, width)} for width in (64, 512, 1024)),
         *({"critics": count} for count in (4, 10)),
     ]
     for change in varied[:: 3 if quick else 1]:
-        config = dataclasses.replace(base, **change)  # type: ignore[arg-type]
+        config = dataclasses.replace(base, **change)
         executors: dict[str, Executor] = {"eager": eager, "compiled": Compiled(print)}
         contenders = {}
         for name, executor in executors.items():
