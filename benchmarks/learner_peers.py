@@ -1,7 +1,8 @@
 """The learner benchmarks' peers: `python learner_peers.py KIND [--eager]` in an environment that has the peer.
 
 Each learns IQL (d3rlpy also TD3+BC and CQL) with the published settings (2×256, batch 256, 17 observations, 6 actions)
-from its own buffer of random transitions on one thread, and serves one update a call, sampling included, as fast as its documentation says how.
+from its own buffer of random transitions on one thread, and serves one update a call, sampling included, as fast as its
+documentation says how.
 """
 
 from __future__ import annotations

@@ -69,6 +69,11 @@ def make_store(path: Path, rows: int) -> Store:
     return store
 
 
+def stepping(ours: Algorithm[Any], feed: Feed) -> Callable[[], object]:
+    """One update on the next batch a call."""
+    return lambda: ours.update(feed.next())
+
+
 def make_data(folder: Path) -> tuple[Store, Preparer]:
     """100,000 transitions and what prepares batches of them."""
     store = make_store(folder / "store", 100_000)
@@ -104,7 +109,7 @@ def against_peers(results: Results, folder: Path, *, quick: bool) -> None:
         contenders: dict[str, Contender] = {"floor": floor()}
         for precision, feed in feeds.items():
             ours = learner(IQLConfig(), precision, Compiled(print))
-            contenders[precision] = lambda ours=ours, feed=feed: ours.update(feed.next())
+            contenders[precision] = stepping(ours, feed)
         for kind, peer in peers.items():
             contenders |= {f"{kind} {call}": peer.named(call) for call in peer.about["calls"]}
         seconds = interleave(contenders, rounds=5 if quick else 9, budget_s=0.5 if quick else 2.0)
