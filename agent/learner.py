@@ -56,7 +56,7 @@ class Learner:
         self.run, self.config, self.board, self.stopping = run, config, board, stopping
         self.store = Store.open(config.replay)
         self.preparation = Preparation.from_json(json.loads(run.preparation.read_text()))
-        self.prepare = Preparer(self.preparation, torch.device("cpu"))
+        self.prepare = Preparer(self.preparation, torch.device("cpu"), next_action=config.algorithm.needs_next_action)
         spec = self.store.spec
         self.algorithm = algorithms.make(
             config.algorithm,
@@ -67,8 +67,10 @@ class Learner:
             precision=config.precision,
         )
         self.execution = Execution(run, board, self.algorithm, config)
-        self.offline = UniformSampler(
-            self.store.reader(), config.algorithm.batch_size, rng=generator_of(config.seed, SEED_OFFLINE)
+        self.offline = self.store.sampler(
+            config.algorithm.batch_size,
+            rng=generator_of(config.seed, SEED_OFFLINE),
+            **config.algorithm.sampling(),
         )
         low, high = reward_range(self.offline.reader)
         self.prepare.note_rewards(low, high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +24,13 @@ class Transitions:
     reward: Tensor
     """[B], after the run's scale and shift."""
     discount: Tensor
-    """[B], γ(1 − terminated): a time limit keeps γ."""
+    """[B], γ(1 − terminated): a time limit keeps γ. Over n steps γ^m(1 − terminated) of the m ≤ n taken."""
     next_observation: Tensor
     """[B, O], normalised and clipped."""
+    next_action: Tensor | None = None
+    """[B, A], what the data did in the next observation, scaled to [−1, 1]; None unless the algorithm needs it."""
+    next_action_known: Tensor | None = None
+    """[B], 0 or 1: 0 where the episode ended there, whatever ended it, so that there is no next action. None too."""
 
 
 class TransitionBuffer:
@@ -36,8 +41,12 @@ class TransitionBuffer:
     the copy is there.
     """
 
-    def __init__(self, rows: int, observation_size: int, action_size: int, device: torch.device) -> None:
+    def __init__(
+        self, rows: int, observation_size: int, action_size: int, device: torch.device, *, next_action: bool = False
+    ) -> None:
         shapes = [(rows, observation_size), (rows, action_size), (rows,), (rows,), (rows, observation_size)]
+        if next_action:
+            shapes += [(rows, action_size), (rows,)]
         sizes = [int(np.prod(shape)) for shape in shapes]
         self._on_gpu = device.type == "cuda"
         self._host = torch.empty(sum(sizes), pin_memory=self._on_gpu)
@@ -46,13 +55,10 @@ class TransitionBuffer:
             part.reshape(shape)
             for part, shape in zip(np.split(self._host.numpy(), np.cumsum(sizes)[:-1]), shapes, strict=True)
         ]
-        """observation, action, reward, discount, next_observation on the host."""
-        observation, action, reward, discount, following = (
-            part.view(shape) for part, shape in zip(torch.split(self._device, sizes), shapes, strict=True)
-        )
-        self.transitions = Transitions(
-            observation=observation, action=action, reward=reward, discount=discount, next_observation=following
-        )
+        """The transitions' fields on the host, in their order."""
+        fields = [part.view(shape) for part, shape in zip(torch.split(self._device, sizes), shapes, strict=True)]
+        names = [field.name for field in dataclasses.fields(Transitions)]
+        self.transitions = Transitions(**dict(zip(names, fields, strict=False)))
         """Views of the device's memory, overwritten by the next `fill`."""
         if self._on_gpu:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -90,9 +96,11 @@ class Preparer:
     interpreter from the update.
     """
 
-    def __init__(self, preparation: Preparation, device: torch.device) -> None:
+    def __init__(self, preparation: Preparation, device: torch.device, *, next_action: bool = False) -> None:
+        """With `next_action` transitions hold what the data did next."""
         self.preparation = preparation
         self.device = device
+        self._next_action = next_action
         self._inv_std = np.float32(1.0) / preparation.std
         self._shift = (preparation.action_high + preparation.action_low) / np.float32(2)
         self._inv_scale = np.float32(2.0) / (preparation.action_high - preparation.action_low)
@@ -108,22 +116,30 @@ class Preparer:
 
     def allocate(self, rows: int) -> TransitionBuffer:
         """Memory for `fill`."""
-        return TransitionBuffer(rows, len(self.preparation.mean), len(self._shift), self.device)
+        return TransitionBuffer(
+            rows, len(self.preparation.mean), len(self._shift), self.device, next_action=self._next_action
+        )
 
     def fill(self, batch: Batch, buffer: TransitionBuffer) -> None:
         """Prepare one sampled batch into `buffer`, which shares nothing with the sampler's own."""
         p = self.preparation
-        observation, action, reward, discount, following = buffer.arrays
+        observation, action, reward, discount, following = buffer.arrays[:5]
         buffer.wait_until_free()
         self._normalize(batch.observations, observation)
-        np.subtract(batch.actions, self._shift, out=action)
-        np.multiply(action, self._inv_scale, out=action)
-        np.clip(action, -1.0, 1.0, out=action)
+        self._scale(batch.actions, action)
         np.multiply(batch.rewards, np.float32(p.reward_scale), out=reward)
-        np.add(reward, np.float32(p.reward_shift), out=reward)
-        self.largest_reward = max(self.largest_reward, float(reward.max()), -float(reward.min()))
-        np.subtract(np.float32(1.0), batch.terminated, out=discount)
-        np.multiply(discount, np.float32(p.discount), out=discount)
+        if batch.steps is None or batch.discounts is None:
+            np.add(reward, np.float32(p.reward_shift), out=reward)
+            self.largest_reward = max(self.largest_reward, float(reward.max()), -float(reward.min()))
+            np.subtract(np.float32(1.0), batch.terminated, out=discount)
+            np.multiply(discount, np.float32(p.discount), out=discount)
+        else:
+            # Of m steps: the shift is added to each of their rewards, which are discounted sums already.
+            np.add(reward, p.reward_shift * (1.0 - p.discount**batch.steps) / (1.0 - p.discount), out=reward)
+            np.copyto(discount, batch.discounts)
+        if self._next_action:
+            self._scale(batch.next_actions, buffer.arrays[5])
+            np.copyto(buffer.arrays[6], batch.next_valid)
         self._normalize(batch.next_observations, following)
         buffer.send()
 
@@ -132,6 +148,11 @@ class Preparer:
         buffer = self.allocate(len(batch))
         self.fill(batch, buffer)
         return buffer.acquire()
+
+    def _scale(self, actions: np.ndarray, out: np.ndarray) -> None:
+        np.subtract(actions, self._shift, out=out)
+        np.multiply(out, self._inv_scale, out=out)
+        np.clip(out, -1.0, 1.0, out=out)
 
     def _normalize(self, observations: np.ndarray, out: np.ndarray) -> None:
         np.subtract(observations, self.preparation.mean, out=out)

@@ -16,7 +16,7 @@ from replay.sampling.epochs import Epochs
 from replay.sampling.mixture import MixedSampler
 from replay.sampling.priorities import Prioritised
 from replay.sampling.ranges import Ranges
-from replay.sampling.returns import ReturnWeighted
+from replay.sampling.returns import BestEpisodes, ReturnWeighted
 from replay.sampling.selection import Selection, Uniform
 from replay.sampling.sequences import SequenceSampler
 from replay.sampling.transitions import PrioritisedSampler, TransitionSampler, UniformSampler
@@ -46,6 +46,7 @@ def make_sampler(
     stream_weights: Mapping[str, float] | None = None,
     source_weights: Mapping[int, float] | None = None,
     return_temperature: float | None = None,
+    top_fraction: float | None = None,
     epochs: bool = False,
     alpha: float | None = None,
     beta: float = 0.4,
@@ -61,6 +62,7 @@ def make_sampler(
         for name, given in (
             ("recent, stream_weights or source_weights", (recent, stream_weights, source_weights) != (None,) * 3),
             ("return_temperature", return_temperature is not None),
+            ("top_fraction", top_fraction is not None),
             ("epochs", epochs),
             ("alpha", alpha is not None),
         )
@@ -82,6 +84,8 @@ def make_sampler(
         selection = Epochs(rng)
     elif return_temperature is not None:
         selection = ReturnWeighted(reader, rng, return_temperature)
+    elif top_fraction is not None:
+        selection = BestEpisodes(reader, rng, top_fraction)
     elif chosen:
         selection = Ranges(reader, rng, recent=recent, streams=stream_weights, sources=source_weights)
     else:

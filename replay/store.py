@@ -150,6 +150,7 @@ class Store:
         stream_weights: Mapping[str, float] | None = None,
         source_weights: Mapping[int, float] | None = None,
         return_temperature: float | None = None,
+        top_fraction: float | None = None,
         epochs: bool = False,
     ) -> TransitionSampler: ...
 
@@ -178,6 +179,7 @@ class Store:
         stream_weights: Mapping[str, float] | None = None,
         source_weights: Mapping[int, float] | None = None,
         return_temperature: float | None = None,
+        top_fraction: float | None = None,
         epochs: bool = False,
     ) -> SequenceSampler: ...
 
@@ -203,6 +205,7 @@ class Store:
             stream_weights: shares of the draws by stream name, or
             source_weights: by the source id recorded with the rows.
             return_temperature: steps of episodes with a higher return more often, the more the lower it is.
+            top_fraction: steps of the best episodes alone, as few of these as hold this share of all steps.
             epochs: every row once an epoch, without replacement.
             alpha: prioritised draws with this exponent; `update_priorities` is the learner's.
             beta: with alpha, the exponent of the importance weights, going to 1 over

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 ALGORITHMS: dict[str, tuple[str, str]] = {
     "iql": ("iql_config.IQLConfig", "iql.IQL"),
     "bc": ("bc_config.BCConfig", "bc.BC"),
+    "top_bc": ("bc_config.TopBCConfig", "bc.TopBC"),
     "td3_bc": ("td3_bc_config.TD3BCConfig", "td3_bc.TD3BC"),
 }
 """By name: the configuration and the algorithm, each as module.Class of this package."""

@@ -1,5 +1,7 @@
 """Behaviour cloning: maximum likelihood of the data's actions, L_π = −E[log π(a|s)].
 
+Of all data, or of the best episodes alone: then the sampler draws from nothing else.
+
 The same as IQL's extraction with β = 0 (all weights 1), without the values that it then has no use for.
 """
 
@@ -13,18 +15,18 @@ from torch import Tensor
 from agent import losses
 from agent.adam import FusedAdam
 from agent.algorithms.base import Algorithm
-from agent.algorithms.bc_config import BCConfig
+from agent.algorithms.bc_config import CloningConfig
 from agent.networks import GaussianActor
 from agent.transitions import Transitions
 
 
-class BC(Algorithm[BCConfig]):
+class BC(Algorithm[CloningConfig]):
     """The actor alone."""
 
     name = "bc"
     actor: GaussianActor
 
-    def __init__(self, config: BCConfig, **arguments: Any) -> None:
+    def __init__(self, config: CloningConfig, **arguments: Any) -> None:
         super().__init__(config, **arguments)
         self.actor = GaussianActor(
             self.observation_size, self.action_size, config.hidden, generator=self.generator, dropout=config.dropout
@@ -44,3 +46,9 @@ class BC(Algorithm[BCConfig]):
         actor_loss = -log_prob_B.mean()
         self.optimizers["actor"].minimize(actor_loss, self._actor_rate)
         return {"actor_loss": actor_loss.detach()}
+
+
+class TopBC(BC):
+    """The same of the best episodes, which `TopBCConfig.sampling` chooses."""
+
+    name = "top_bc"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 Rule = tuple[str, bool, str]
 """(field, whether its value can work, what it must be)."""
@@ -26,6 +26,13 @@ class AlgorithmConfig:
 
     fine_tunes: ClassVar[bool] = True
     """Whether the algorithm can go on learning from its own experience."""
+
+    needs_next_action: ClassVar[bool] = False
+    """Whether batches must hold what the data did next."""
+
+    def sampling(self) -> dict[str, Any]:
+        """How the offline data are drawn: options of `replay.sampler.make_sampler`; none draw uniformly."""
+        return {}
 
     def rules(self) -> list[Rule]:
         """The ranges of all fields, for one clear error."""

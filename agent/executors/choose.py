@@ -145,12 +145,15 @@ def synthetic_batch(algorithm: Algorithm[Any]) -> Transitions:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
+    needed = algorithm.config.needs_next_action
     return Transitions(
         observation=normal(rows, observations),
         action=normal(rows, actions).tanh(),
         reward=normal(rows),
         discount=torch.full((rows,), algorithm.config.discount),
         next_observation=normal(rows, observations),
+        next_action=normal(rows, actions).tanh() if needed else None,
+        next_action_known=torch.ones(rows) if needed else None,
     )
 
 

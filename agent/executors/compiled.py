@@ -7,6 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Compiled:
             return self._compiled(*tensors)
         return self._first(algorithm, batch, tensors)
 
-    def _first(self, algorithm: Steppable, batch: Transitions, tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def _first(self, algorithm: Steppable, batch: Transitions, tensors: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
         assert self._compiled is not None
         start = time.monotonic()
         # Compilers report their own failures at length; ours is one line.
@@ -66,7 +67,7 @@ def _step_of(algorithm: Steppable) -> Callable[..., dict[str, Tensor]]:
 
     names = [field.name for field in dataclasses.fields(Transitions)]
 
-    def step(*tensors: Tensor) -> dict[str, Tensor]:
+    def step(*tensors: Any) -> dict[str, Tensor]:
         return algorithm.step(Transitions(**dict(zip(names, tensors, strict=True))))
 
     return step

@@ -29,6 +29,7 @@ class Batch:
         spec: StoreSpec,
         *,
         discounts: NDArray[np.float32] | None = None,
+        steps: NDArray[np.int64] | None = None,
         rows: NDArray[np.int64] | None = None,
         weights: NDArray[np.float32] | None = None,
     ) -> None:
@@ -52,10 +53,16 @@ class Batch:
         """[B], 0 or 1: not from the environment."""
         self.next_observations = packed[..., w : w + o]
         """[B, O]; of n steps: that many steps on, or where the episode ended before."""
+        self.next_actions = packed[..., w + o : w + o + a]
+        """[B, A], environment units: what was done in next_observations, where `next_valid`."""
+        self.next_valid = packed[..., w + at["valid"]]
+        """[B], 0 or 1: the episode went on; 0 where next_observations are the last ones, in a final or cut row."""
         self.info = {name: packed[..., at[name]] for name in spec.info}
         """[B] for each info column."""
         self.discounts = discounts
         """[B], of a sampler with a gamma: gamma^m over the m steps taken, 0 if they end terminated. Else None."""
+        self.steps = steps
+        """[B], of a sampler with a gamma: m. Else None."""
         self.rows = rows
         """[B], of a prioritised sampler: what `update_priorities` takes; -1 where another part drew. Else None."""
         self.weights = weights
@@ -70,6 +77,7 @@ class Batch:
             self.packed[places],
             self.spec,
             discounts=None if self.discounts is None else self.discounts[places],
+            steps=None if self.steps is None else self.steps[places],
             rows=None if self.rows is None else self.rows[places],
             weights=None if self.weights is None else self.weights[places],
         )
@@ -82,6 +90,7 @@ class Batch:
             packed,
             spec,
             discounts=np.zeros(shape, np.float32) if discounts else None,
+            steps=np.zeros(shape, np.int64) if discounts else None,
             rows=np.full(shape, -1, np.int64) if priorities else None,
             weights=np.ones(shape, np.float32) if priorities else None,
         )

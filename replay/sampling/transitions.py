@@ -100,7 +100,7 @@ class TransitionSampler(Sampler[Batch]):
         return packed
 
     def _fill_n_steps(self, batch: Batch, index: RowIndex, candidates: NDArray[np.int64]) -> None:
-        assert self.gamma is not None and batch.discounts is not None
+        assert self.gamma is not None and batch.discounts is not None and batch.steps is not None
         n, width, at = self.n_step, self.spec.row_width, self.spec.offsets
         rows = np.empty((len(batch), n + 1, width), np.float32)
         mask = gather(self.reader, index, candidates, 0, n, rows)
@@ -110,6 +110,7 @@ class TransitionSampler(Sampler[Batch]):
             mask[places] = gather(self.reader, index, self._draw_again(index, candidates[places]), 0, n, again)
             rows[places] = again
         taken = mask.sum(axis=1)
+        batch.steps[:] = taken
         lines = np.arange(len(batch))
         packed = batch.packed
         packed[:, :width] = rows[:, 0]

@@ -75,8 +75,9 @@ def learned(store: Store, config: AlgorithmConfig, updates: int) -> Act:
     algorithm = algorithms.make(
         config, observation_size=1, action_size=1, offline_steps=updates, generator=torch.Generator().manual_seed(0)
     )
-    sampler = store.sampler(config.batch_size, rng=np.random.default_rng(1))
-    with Feed(sampler, Preparer(preparation, torch.device("cpu"))) as feed:
+    sampler = store.sampler(config.batch_size, rng=np.random.default_rng(1), **config.sampling())
+    prepare = Preparer(preparation, torch.device("cpu"), next_action=config.needs_next_action)
+    with Feed(sampler, prepare) as feed:
         assert pretrain(algorithm, feed, steps=updates, stopping=lambda: False, after_update=lambda result: None)
 
     def act(position: np.ndarray) -> np.ndarray:

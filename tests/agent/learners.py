@@ -51,6 +51,8 @@ def random_transitions(rng: np.random.Generator, rows: int = 32) -> Transitions:
         reward=normal(rows),
         discount=torch.from_numpy(np.float32(0.99) * rng.integers(0, 2, rows).astype(np.float32)),
         next_observation=normal(rows, OBSERVATIONS),
+        next_action=normal(rows, ACTIONS).tanh(),
+        next_action_known=torch.from_numpy(rng.integers(0, 2, rows).astype(np.float32)),
     )
 
 
