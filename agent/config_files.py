@@ -117,7 +117,7 @@ def coerce(value: Any, hint: Any, name: str, where: str) -> Any:
         if value in allowed:
             return value
         raise ConfigError(f"{name} in {where} is {value!r} but must be one of {', '.join(map(str, allowed))}")
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         item = typing.get_args(hint)[0]
         return tuple(coerce(v, item, name, where) for v in value)
     if hint is Path and isinstance(value, str):

@@ -14,12 +14,9 @@ from typing import Annotated
 
 import tyro
 
+from agent.calls import evaluate
 from agent.commands.train import SCORE_COLUMNS, score_cells
 from agent.console import progress, results, table, write_json
-from agent.errors import ConfigError
-from agent.evaluation import evaluate, evaluation_rng, make_matching_env
-from agent.policies import env_spec_of, resolve_policy
-from export.runner import PolicyRunner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +39,15 @@ class Args:
 
 def run(args: Args) -> int:
     """Evaluate and print."""
-    if args.episodes < 1:
-        raise ConfigError(f"--episodes is {args.episodes} but must be 1 or more")
-    runner = PolicyRunner(resolve_policy(args.target), variant=args.variant or None)
-    contract = runner.contract
-    spec = env_spec_of(contract, args.env, args.max_episode_steps)
-    env = make_matching_env(spec, contract.layout_fingerprint, what=f"policy {contract.policy_id}")
     with progress() as bars:
         bar = bars.add("evaluate", args.episodes)
-        score = evaluate(
-            runner, env, episodes=args.episodes, rng=evaluation_rng(args.seed),
-            on_episode=lambda done: bar(done, note=spec["id"]),
+        record = evaluate(
+            args.target, env=args.env, episodes=args.episodes, seed=args.seed, variant=args.variant,
+            max_episode_steps=args.max_episode_steps, on_episode=lambda done, env: bar(done, note=env),
         )  # fmt: skip
-    record = {"policy": contract.policy_id, "env": spec, **score.to_json()}
     if args.json:
         write_json(record)
     else:
-        rows = [[contract.policy_id, *score_cells(record)]]
-        results.print(table(f"{args.episodes} episodes of {spec['id']}", SCORE_COLUMNS, rows))
+        rows = [[record["policy"], *score_cells(record)]]
+        results.print(table(f"{args.episodes} episodes of {record['env']['id']}", SCORE_COLUMNS, rows))
     return 0

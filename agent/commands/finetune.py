@@ -6,7 +6,6 @@ Example:
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +13,7 @@ from typing import Annotated
 import tyro
 
 from agent.commands.train import report, train_with_progress
-from agent.errors import ConfigError
-from agent.run_directory import RunDirectory
+from agent.resolving import continued
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +28,5 @@ class Args:
 
 def run(args: Args) -> int:
     """Fine-tune until done or stopped."""
-    config = RunDirectory(args.run).load_config()
-    config = dataclasses.replace(config, out=args.run, online_steps=args.online_steps or config.online_steps)
-    if not config.online_steps:
-        raise ConfigError(f"{args.run} was started without an online phase: say how long with --online-steps")
+    config = continued(args.run, args.online_steps)
     return report(train_with_progress(config), as_json=args.json)

@@ -17,9 +17,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from agent.calls import ingest
 from agent.console import progress, results, write_json
-from envs.catalog import lookup
-from replay.ingest import ingest, recorded_environment, slipway
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +68,9 @@ def run(args: Args) -> int:
 
 def ingest_with_progress(args: Args) -> dict[str, Any]:
     """The library call with a bar."""
+    options: dict[str, Any] = {}
+    if args.terminate_on:
+        options["terminate_on"] = None if args.terminate_on == "none" else args.terminate_on
     with progress() as bars:
         bar = bars.add("ingest", None)
 
@@ -76,23 +78,11 @@ def ingest_with_progress(args: Args) -> dict[str, Any]:
             bar(done, total=total, note=args.source)
 
         return ingest(
-            args.source, args.out, terminate_on=terminate_on(args), env=environment(args),
+            args.source, args.out, env=environment(args),
             clip_actions=args.clip_actions, progress=tick, columns=args.columns, filter_key=args.filter_key or None,
             observation_keys=args.observation_keys.split(",") if args.observation_keys else None, dry_run=args.dry_run,
+            **options,
         )  # fmt: skip
-
-
-def terminate_on(args: Args) -> str | None:
-    """The info that ends episodes: as asked, or as the environment's task wants it.
-
-    Slipway's own stores tell exactly how each episode ended, those of a policy that never reaches its goal included.
-    """
-    if args.terminate_on:
-        return None if args.terminate_on == "none" else args.terminate_on
-    if slipway.matches(args.source):
-        return None
-    recorded = {"id": args.env} if args.env else recorded_environment(args.source)
-    return lookup(recorded["id"]).terminate_on if recorded and recorded.get("id") else None
 
 
 def environment(args: Args) -> dict[str, Any] | None:

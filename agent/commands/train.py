@@ -13,7 +13,6 @@ CONFIG.toml may stand first; flags win over it, it wins over recipe and preset, 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,18 +21,17 @@ from typing import Annotated, Any
 
 import tyro
 
-from agent.algorithms import ALGORITHMS, config_class
+from agent.algorithms import ALGORITHMS
 from agent.board import Board, Phase, Slot
 from agent.config import TrainConfig
-from agent.config_files import load_preset, load_recipe, load_toml, merge, to_toml
+from agent.config_files import load_toml, to_toml
 from agent.console import progress, results, say, table, write_json
 from agent.errors import ConfigError
 from agent.files import Follower
 from agent.kinds import what_is
+from agent.resolving import resolve
 from agent.run_directory import TURNING_POINTS, RunDirectory
 from agent.training import train
-from envs.catalog import lookup
-from replay.store import Store
 
 TELL_SECONDS = 1.0
 SCORE_COLUMNS = ["policy", "mean return", "95% interval", "score", "success"]
@@ -66,36 +64,12 @@ def base_config(arguments: list[str]) -> TrainConfig:
     file: dict[str, Any] = {}
     if strip_file(arguments) != arguments:
         file = load_toml(configuration_file(Path(arguments[0])))
-    where = arguments[0] if file else ""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("preset", "recipe", "env", "replay"):
-        early.add_argument(f"--{name}", default=str(file.get(name, "")))
+        early.add_argument(f"--{name}", default="")
     early.add_argument("--algorithm.name", dest="algorithm", default="")
     known, _ = early.parse_known_args(arguments)
-    recipe = load_recipe(known.recipe) if known.recipe else {}
-    own = recipe.get("algorithm", {}).get("name", "")
-    if own and isinstance(file.get("algorithm", {}), dict):
-        # A table that names no algorithm is about the recipe's.
-        file = {**file, "algorithm": {"name": own, **file.get("algorithm", {})}}
-    config = merge(TrainConfig(), file, where=where)
-    algorithm = known.algorithm or config.algorithm.name
-    if own and own != algorithm:
-        raise ConfigError(
-            f"recipe {known.recipe} trains {own}, but algorithm.name is {algorithm!r}: leave out one of the two"
-        )
-    base = TrainConfig(algorithm=config_class(algorithm)())
-    name = known.preset
-    if not name and (env := known.env or recorded_env(known.replay)):
-        name = lookup(env).preset
-    if name:
-        values = load_preset(name, algorithm)
-        base = dataclasses.replace(merge(base, values, where=f"preset {name}"), preset=name)
-    if recipe:
-        base = dataclasses.replace(merge(base, recipe, where=f"recipe {known.recipe}"), recipe=known.recipe)
-    if algorithm != config.algorithm.name:
-        # The flag wins over the file, whose table then belongs to another algorithm.
-        file = {key: value for key, value in file.items() if key != "algorithm"}
-    return merge(base, file, where=where)
+    return resolve(file, where=arguments[0] if file else "", flags=vars(known))
 
 
 def configuration_file(path: Path) -> Path:
@@ -108,14 +82,6 @@ def configuration_file(path: Path) -> Path:
         what = what_is(path)
         raise ConfigError(f"{path} {what}, not a CONFIG.toml: {mends.get(what, 'give a file, or flags alone')}")
     return path
-
-
-def recorded_env(replay: str) -> str:
-    """The environment id recorded with the data, or nothing while no store is given."""
-    if replay in ("", "."):
-        return ""
-    env = Store.open(Path(replay)).spec.env
-    return str(env["id"]) if env else ""
 
 
 def run(args: Args) -> int:
