@@ -50,6 +50,23 @@ class FusedAdam:
             v.mul_(BETA_2).addcmul_(g, g, value=1.0 - BETA_2)
             p.sub_(step_size * m / (v.sqrt() * root_correction + EPSILON))
 
+    def mark(self) -> tuple[float, list[Tensor]]:
+        """What `gradient_norm` needs from before a step: the step count and a copy of the first moments."""
+        return float(self._step), [mean.clone() for mean in self._mean]
+
+    @torch.no_grad()
+    def gradient_norm(self, mark: tuple[float, list[Tensor]]) -> Tensor | None:
+        """Euclidean norm of the gradient of the one step since `mark`, a scalar; None if there was no step.
+
+        From m' = β₁·m + (1 − β₁)·g, so that no executor has to keep gradients, nor any update to pay for their norm.
+        """
+        steps, means = mark
+        if float(self._step) != steps + 1:
+            return None
+        changes = torch._foreach_sub(self._mean, means, alpha=BETA_1)
+        norms: Tensor = torch.stack(torch._foreach_norm(changes)).norm()
+        return norms / (1.0 - BETA_1)
+
     def state_dict(self) -> dict[str, Tensor]:
         """The moments by parameter index, and the step count; tensors that later steps change in place."""
         return {

@@ -101,6 +101,8 @@ class TrainConfig:
     """Of the matrix products between hidden layers; bf16 is faster, weights and all else stay float32."""
     log_every: int = 500
     """Updates between lines in metrics.jsonl."""
+    diagnostics_every: int = 10_000
+    """Updates between diagnostics (rank and dead units of the networks, Q against returns); 0 leaves them out."""
     algorithm: AlgorithmConfig = field(default_factory=IQLConfig)
     """What learns, by --algorithm.name, and its hyper-parameters (those of another: `--algorithm.name NAME --help`)."""
     online: OnlineConfig = field(default_factory=OnlineConfig)
@@ -118,6 +120,7 @@ class TrainConfig:
             ("online_steps", self.online_steps >= 0, "must be 0 or more"),
             ("threads", self.threads >= 1, "must be 1 or more"),
             ("log_every", self.log_every >= 1, "must be 1 or more"),
+            ("diagnostics_every", self.diagnostics_every >= 0, "must be 0 or more"),
             ("max_episode_steps", self.max_episode_steps >= 0, "must be 0 or more"),
             ("seed", self.seed >= 0, "must be 0 or more"),
             ("observation_clip", self.observation_clip > 0, "must be positive"),

@@ -29,11 +29,11 @@ def check_finite(tensors: Mapping[str, Tensor], *, updates: int, checkpoints: Pa
 def check_bounds(result: Mapping[str, Tensor], *, largest_reward: float, discount: float, updates: int) -> None:
     """DivergenceError if a value estimate has left every return that rewards up to `largest_reward` can sum to.
 
-    Looks at `q` and `v` and, for |Q| beyond the batch's, at `critic_loss`; statistics that a result lacks are not
-    looked at.
+    Looks at `q`, `v` and `q_policy` and, for |Q| beyond the batch's, at `critic_loss`; statistics that a result lacks
+    are not looked at.
     """
     bound = OVERSHOOT * max(1.0, largest_reward) / (1.0 - discount)
-    for name, limit in (("q", bound), ("v", bound), ("critic_loss", 4.0 * bound**2)):
+    for name, limit in (("q", bound), ("v", bound), ("q_policy", bound), ("critic_loss", 4.0 * bound**2)):
         if name in result:
             reached = float(result[name].abs().max())
             if reached > limit:

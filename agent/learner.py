@@ -25,6 +25,7 @@ from agent.board import Board, Phase, Slot
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import TrainConfig
 from agent.data_checks import oddities
+from agent.diagnostics import Diagnostics
 from agent.divergence import check_bounds, check_finite
 from agent.errors import RunError
 from agent.execution import Execution
@@ -38,7 +39,7 @@ from agent.process import StopSignal, keep_freed_memory, run_child
 from agent.publish import Publisher
 from agent.resume import library_versions, load_for
 from agent.run_directory import RunDirectory
-from agent.seeds import SEED_NETWORKS, SEED_OFFLINE, SEED_ONLINE, generator_of, seed_of
+from agent.seeds import SEED_DIAGNOSTICS, SEED_NETWORKS, SEED_OFFLINE, SEED_ONLINE, generator_of, seed_of
 from agent.training_log import TrainingLog
 from agent.transitions import Preparer
 from export.onnx_writer import export_policy
@@ -85,6 +86,9 @@ class Learner:
         self._online_state: dict[str, Any] | None = None
         self._published_at = 0.0
         self.log = TrainingLog(run, weight_clip=self.algorithm.weight_clip())
+        self.algorithm.gradients_every = config.log_every
+        self.diagnostics = Diagnostics(self.store, self.prepare, generator_of(config.seed, SEED_DIAGNOSTICS))
+        self.diagnosed_at = -1
         self.writer = CheckpointWriter(run.checkpoints, keep=config.checkpoint.keep)
         self.feed: Feed | None = None
         self.lockstep: Lockstep | None = None
@@ -116,6 +120,8 @@ class Learner:
                     self.algorithm, feed,
                     steps=config.pretrain_steps, stopping=self.stopping, after_update=self.after_offline_update,
                 )  # fmt: skip
+                if finished:
+                    self.diagnose("offline")
                 self.save(wait=not finished or not config.online_steps)
             if not finished:
                 return False
@@ -146,6 +152,7 @@ class Learner:
                     # First the version, so that the checkpoint, and what is exported from it, bears the evaluated
                     # one's number.
                     self.publish()
+                    self.diagnose("online")
                 self.save(wait=True)
             if not finished:
                 return False
@@ -245,8 +252,18 @@ class Learner:
             self.blocked_ms = 0.0
             if failure := self.writer.failure():
                 self.log.event("checkpoint_failed", f"{failure}; training goes on, the next checkpoint is the next try")
+        every = self.config.diagnostics_every
+        if every and updates % every == 0:
+            self.diagnose(phase)
         if updates % self.config.checkpoint.every_updates == 0:
             self.save()
+
+    def diagnose(self, phase: str) -> None:
+        """Measure and log the networks and values, once an update, and at the end of each phase."""
+        updates = self.algorithm.updates
+        if self.config.diagnostics_every and updates > self.diagnosed_at:
+            self.log.diagnostics(self.diagnostics.measure(self.algorithm), phase=phase, updates=updates)
+            self.diagnosed_at = updates
 
     def waiting(self, seconds: float) -> None:
         """The limiter holds the learner back: collectors are behind."""

@@ -111,7 +111,7 @@ class RunDirectory:
         append_line(self.events, {"time": time.time(), "kind": kind, "message": message, **details})
 
     def metric(self, kind: str, **values: Any) -> None:
-        """Record one line of figures; `kind` is train or evaluation."""
+        """Record one line of figures; `kind` is train, diagnostics or evaluation."""
         append_line(self.metrics, {"time": time.time(), "kind": kind, **values})
 
     def evaluations(self) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-SEED_NETWORKS, SEED_OFFLINE, SEED_ONLINE = 0, 1, 2
+SEED_NETWORKS, SEED_OFFLINE, SEED_ONLINE, SEED_DIAGNOSTICS = 0, 1, 2, 3
 
 
 def seed_of(seed: int, branch: int) -> int:

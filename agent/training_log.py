@@ -44,6 +44,18 @@ class TrainingLog:
             self._writer = None  # its thread has ended with the error; the next line opens another file
         self._say_what_is_unsaid()
 
+    def diagnostics(self, values: dict[str, Any], *, phase: str, updates: int) -> None:
+        """Log what was measured of networks and values; plain numbers go to TensorBoard too."""
+        try:
+            self._run.metric("diagnostics", phase=phase, updates=updates, **values)
+            self.open()
+            for name, value in values.items():
+                if isinstance(value, float):
+                    self._writer.add_scalar(f"diagnostics/{name}", value, updates)
+        except OSError:
+            self._lost += 1
+            self._writer = None
+
     def event(self, kind: str, message: str, **details: Any) -> None:
         """Record an incident, now or as soon as it can be written."""
         self._unsaid.append((kind, message, details))

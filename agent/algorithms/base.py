@@ -61,6 +61,8 @@ class Algorithm(ABC, Generic[C]):
         """What the update that is due changes; each value is a graph of its own when compiled."""
         self.networks: dict[str, torch.nn.Module] = {}
         self.optimizers: dict[str, FusedAdam] = {}
+        self.gradients_every = 0
+        """Updates between those that also return `grad_norm_<optimizer>`; 0 for none."""
         self.rate = torch.tensor(config.learning_rate, device=self.device)
         """The constant learning rate as a tensor."""
 
@@ -68,8 +70,13 @@ class Algorithm(ABC, Generic[C]):
         """One gradient step; returns detached tensors for the log."""
         self.part = self.due()
         self.before_step(len(batch.reward))
+        watched = self.gradients_every and (self.updates + 1) % self.gradients_every == 0
+        marks = {name: optimizer.mark() for name, optimizer in self.optimizers.items()} if watched else {}
         result = self.executor(self, batch)
         self.updates += 1
+        for name, mark in marks.items():
+            if (norm := self.optimizers[name].gradient_norm(mark)) is not None:
+                result[f"grad_norm_{name}"] = norm
         return result
 
     def due(self) -> str:

@@ -32,13 +32,15 @@ class IQL(Algorithm[IQLConfig]):
 
     def __init__(self, config: IQLConfig, **arguments: Any) -> None:
         super().__init__(config, **arguments)
+        dense = config.trunk == "d2rl"
         self.actor = GaussianActor(
-            self.observation_size, self.action_size, config.hidden, generator=self.generator, dropout=config.dropout
-        ).to(self.device)
+            self.observation_size, self.action_size, config.hidden,
+            generator=self.generator, dropout=config.dropout, dense=dense,
+        ).to(self.device)  # fmt: skip
         self.critic = self._make_critic()
         self.target_critic = self._make_critic().requires_grad_(False)
         self.target_critic.load_state_dict(self.critic.state_dict())
-        self.value = MLP(self.observation_size, config.hidden, 1, generator=self.generator).to(self.device)
+        self.value = MLP(self.observation_size, config.hidden, 1, generator=self.generator, dense=dense).to(self.device)
         self.networks = {
             "actor": self.actor, "critic": self.critic, "target_critic": self.target_critic, "value": self.value,
         }  # fmt: skip
@@ -63,6 +65,7 @@ class IQL(Algorithm[IQLConfig]):
             generator=self.generator,
             layer_norm=self.config.critic_layer_norm,
             dropout=self.config.critic_dropout,
+            dense=self.config.trunk == "d2rl",
         ).to(self.device)
 
     def weight_clip(self) -> float:

@@ -34,6 +34,8 @@ class IQLConfig(AlgorithmConfig):
     """Online updates over which blended goes from awr to ddpg_bc."""
     target_rate: float = 0.005
     """α of the target critics' moving average, in (0, 1]."""
+    trunk: Literal["plain", "d2rl"] = "plain"
+    """Hidden layers of all networks; d2rl gives the input to every one of them, which keeps deep networks' rank."""
     critics: int = 2
     """Members of the critic ensemble; the minimum over their targets is used (1 is single Q-learning)."""
     critic_subset: int = 0

@@ -58,9 +58,10 @@ class GaussianActor(Actor):
         *,
         generator: torch.Generator,
         dropout: float = 0.0,
+        dense: bool = False,
     ) -> None:
         super().__init__()
-        self.trunk = MLP(observation_size, hidden, action_size, generator=generator, dropout=dropout)
+        self.trunk = MLP(observation_size, hidden, action_size, generator=generator, dropout=dropout, dense=dense)
         self.log_std = nn.Parameter(torch.zeros(action_size))
 
     def forward(self, observation: Tensor, affine: Affine = affine_float32) -> Tensor:

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agent.networks.products import Affine, affine_float32
+from agent.networks.products import Affine, affine_float32, affine_joined
 from agent.networks.trunks import GeneratorDropout
 
 
 class EnsembleCritic(nn.Module):
-    """Q_i(s, a) for i = 1..N. Weights are [N, in, out]; members never share anything but the input."""
+    """Q_i(s, a) for i = 1..N. Weights are [N, in, out]; members never share anything but the input.
+
+    `dense` also gives the input to every hidden layer after the first (D2RL, Sinha et al. 2020, arXiv:2010.09163).
+    """
 
     def __init__(
         self,
@@ -27,16 +30,20 @@ class EnsembleCritic(nn.Module):
         generator: torch.Generator,
         layer_norm: bool = False,
         dropout: float = 0.0,
+        dense: bool = False,
     ) -> None:
         super().__init__()
         sizes = [observation_size + action_size, *hidden, 1]
+        self.dense = dense
         self.layer_norm = layer_norm
         self.dropouts = [GeneratorDropout(dropout, generator) for _ in hidden] if dropout > 0.0 else []
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
         self.scales = nn.ParameterList()
         self.shifts = nn.ParameterList()
-        for inputs, outputs in itertools.pairwise(sizes):
+        for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+            if dense and 0 < layer < len(hidden):
+                inputs += sizes[0]
             weight = torch.empty(members, inputs, outputs)
             for member in weight:
                 # Initialised as [out, in], then transposed: orthogonal_ treats rows as outputs.
@@ -61,15 +68,31 @@ class EnsembleCritic(nn.Module):
 
         `masked` applies the dropout masks drawn last; without it there is no dropout.
         """
+        return self._through(observation, action, affine, masked, [])
+
+    def activations(self, observation: Tensor, action: Tensor) -> list[Tensor]:
+        """What the hidden layers give after their ReLU, first to last, [N, B, width] each; without dropout."""
+        found: list[Tensor] = []
+        self._through(observation, action, affine_float32, False, found)
+        return found
+
+    def _through(
+        self, observation: Tensor, action: Tensor, affine: Affine, masked: bool, found: list[Tensor]
+    ) -> Tensor:
         members = self.weights[0].shape[0]
-        x = torch.cat([observation, action], dim=-1).expand(members, -1, -1)
+        x = inputs = torch.cat([observation, action], dim=-1).expand(members, -1, -1)
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = (affine if 0 < index < last else affine_float32)(x, weight, bias)
+            hidden = 0 < index < last
+            if hidden and self.dense:
+                x = affine_joined(x, inputs, weight, bias, affine)
+            else:
+                x = (affine if hidden else affine_float32)(x, weight, bias)
             if index < last:
                 if self.layer_norm:
                     x = functional.layer_norm(x, x.shape[-1:]) * self.scales[index] + self.shifts[index]
                 x = functional.relu(x)
+                found.append(x)
                 if masked and self.dropouts:
                     x = self.dropouts[index](x)
         return x.squeeze(-1)

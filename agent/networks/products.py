@@ -26,5 +26,11 @@ def affine_bf16(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.matmul(x.bfloat16(), weight.bfloat16()).float() + bias
 
 
+def affine_joined(x: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, affine: Affine) -> Tensor:
+    """[x, inputs]·W + b, of which `affine` makes x's part alone: rounding a network's inputs costs accuracy."""
+    width = x.shape[-1]
+    return affine(x, weight[..., :width, :], bias) + torch.matmul(inputs, weight[..., width:, :])
+
+
 AFFINE: dict[str, Affine] = {"float32": affine_float32, "bf16": affine_bf16}
 """By the name of the precision. Networks use it between hidden layers; see `MLP.forward`."""

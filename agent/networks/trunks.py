@@ -1,4 +1,4 @@
-"""Plain multilayer perceptrons, orthogonally initialised as in the IQL authors' code."""
+"""Multilayer perceptrons, plain or with dense skips, orthogonally initialised as in the IQL authors' code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from agent.networks.products import Affine, affine_float32
+from agent.networks.products import Affine, affine_float32, affine_joined
 
 
 class GeneratorDropout(nn.Module):
@@ -42,7 +42,10 @@ class GeneratorDropout(nn.Module):
 
 
 class MLP(nn.Module):
-    """`inputs` → hidden layers with ReLU (and optional LayerNorm, dropout) → `outputs`. [B, inputs] → [B, outputs]."""
+    """`inputs` → hidden layers with ReLU (and optional LayerNorm, dropout) → `outputs`. [B, inputs] → [B, outputs].
+
+    `dense` also gives the input to every hidden layer after the first (D2RL, Sinha et al. 2020, arXiv:2010.09163).
+    """
 
     def __init__(
         self,
@@ -54,12 +57,15 @@ class MLP(nn.Module):
         layer_norm: bool = False,
         dropout: float = 0.0,
         output_gain: float = math.sqrt(2.0),
+        dense: bool = False,
     ) -> None:
         super().__init__()
+        self.dense = dense
         layers: list[nn.Module] = []
         width = inputs
         for size in hidden:
-            layers.append(orthogonal_linear(width, size, math.sqrt(2.0), generator))
+            joined = width + inputs if dense and layers else width
+            layers.append(orthogonal_linear(joined, size, math.sqrt(2.0), generator))
             if layer_norm:
                 layers.append(nn.LayerNorm(size))
             layers.append(nn.ReLU())
@@ -83,12 +89,29 @@ class MLP(nn.Module):
 
         Rounding observations or values would cost far more accuracy than these two narrow products cost time.
         """
-        last = len(self.layers) - 1
+        return self._through(x, affine, [])
+
+    def activations(self, x: Tensor) -> list[Tensor]:
+        """What the hidden layers give after their ReLU, first to last, [B, width] each; without dropout."""
+        was_training = self.training
+        found: list[Tensor] = []
+        self.eval()._through(x, affine_float32, found)
+        self.train(was_training)
+        return found
+
+    def _through(self, x: Tensor, affine: Affine, found: list[Tensor]) -> Tensor:
+        last, inputs = len(self.layers) - 1, x
         for index, layer in enumerate(self.layers):
-            if isinstance(layer, nn.Linear) and 0 < index < last and affine is not affine_float32:
-                x = affine(x, layer.weight.mT, layer.bias)
+            hidden = 0 < index < last
+            if isinstance(layer, nn.Linear) and hidden and affine is not affine_float32:
+                weight, bias = layer.weight.mT, layer.bias
+                x = affine_joined(x, inputs, weight, bias, affine) if self.dense else affine(x, weight, bias)
+            elif isinstance(layer, nn.Linear) and hidden and self.dense:
+                x = layer(torch.cat([x, inputs], dim=-1))
             else:
                 x = layer(x)  # a linear layer of torch's: what export and its quantisation know
+            if isinstance(layer, nn.ReLU):
+                found.append(x)
         return x
 
 

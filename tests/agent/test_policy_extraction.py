@@ -12,14 +12,19 @@ from agent.executors.compiled import Compiled
 from agent.networks import Subset
 from tests.agent.learners import digest, learn, make_learner, random_transitions
 
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {  # the last one is compiled in the normal run
     "deterministic": {"policy": "deterministic", "dropout": 0.1},
     "ddpg_bc": {"policy": "ddpg_bc", "critic_layer_norm": True},
     "blended": {"policy": "blended", "blend_updates": 6},
     "blended after": {"policy": "blended", "blend_updates": 6, "extraction": "after"},
     "subset": {"critics": 5, "critic_subset": 2, "critic_dropout": 0.2},
-    "single critic": {"critics": 1, "policy": "blended", "blend_updates": 6},
-}
+    "single critic": {"critics": 1},
+    "d2rl": {"trunk": "d2rl", "hidden": (16, 12, 8), "dropout": 0.1},
+    "everything": {
+        "policy": "blended", "blend_updates": 6, "trunk": "d2rl", "critics": 4, "critic_subset": 2,
+        "critic_layer_norm": True, "critic_dropout": 0.1, "dropout": 0.1,
+    },
+}  # fmt: skip
 
 
 def test_the_blend_goes_from_none_to_all_over_the_first_online_updates() -> None:
@@ -61,11 +66,11 @@ def test_a_resume_in_the_midst_goes_on_bit_for_bit(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name == "single critic" else pytest.mark.full) for name in OPTIONS],
+    [pytest.param(name, marks=[] if name == "everything" else pytest.mark.full) for name in OPTIONS],
 )
 def test_compiled_updates_are_the_eager_ones(name: str) -> None:
     # Each part of an update is a graph of its own, and compiling takes seconds: one part for the normal run.
-    offline_steps = 0 if name == "single critic" else 3
+    offline_steps = 0 if name == "everything" else 3
     plain, compiled = (make_learner(offline_steps=offline_steps, **OPTIONS[name]) for _ in range(2))
     compiled.executor = Compiled(pytest.fail)
     for learner in (plain, compiled):
