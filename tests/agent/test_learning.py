@@ -18,6 +18,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "iql": {"expectile": 0.9, "beta": 10.0, "target_rate": 0.05},
     # Returns of -20 to 0 make λ small beside what one action changes.
     "td3_bc": {"target_rate": 0.05, "bc_alpha": 40.0},
+    "rebrac": {"target_rate": 0.05, "actor_penalty": 0.01},
 }
 IMITATION: dict[str, dict[str, Any]] = {
     "iql": {"beta": 0.0},  # all weights 1: behaviour cloning

@@ -1,4 +1,4 @@
-"""TD3+BC's update equals an independent float64 reference, step after step, and a wrong step would be noticed."""
+"""TD3+BC's and ReBRAC's updates equal an independent float64 reference, step by step, and a mistake would be noticed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agent import algorithms
+from agent.algorithms.rebrac_config import ReBRACConfig
 from agent.algorithms.td3 import TD3
 from agent.algorithms.td3_bc_config import TD3BCConfig
 from agent.algorithms.td3_config import TD3Config
@@ -24,7 +25,10 @@ COMMON: dict[str, Any] = {
     "hidden": (32, 24), "batch_size": B, "learning_rate": 3e-3, "target_rate": 0.05,
     "target_noise": 0.3, "target_noise_clip": 0.4,
 }  # fmt: skip
-CONFIGS: dict[str, TD3Config] = {"td3_bc": TD3BCConfig(**COMMON)}
+CONFIGS: dict[str, TD3Config] = {
+    "td3_bc": TD3BCConfig(**COMMON),
+    "rebrac": ReBRACConfig(**COMMON, actor_penalty=0.3, critic_penalty=0.2),
+}
 # Greatest relative error of what ten updates did to a network, and of a reported loss; found: 1e-14.
 TOLERANCE = 1e-11
 
@@ -50,6 +54,10 @@ def test_one_deliberate_mistake_breaks_the_tolerance(name: str, mistake: str) ->
     assert max(disagreement(name, mistake=mistake).values()) > 1e-3
 
 
+def test_a_penalty_for_next_actions_that_there_are_none_of_would_be_noticed() -> None:
+    assert max(disagreement("rebrac", mistake="unknown next actions count").values()) > 1e-3
+
+
 def disagreement(name: str, *, mistake: str = "") -> dict[str, float]:
     """Relative errors after ten updates of each network's movement and of the losses."""
     config = CONFIGS[name]
@@ -59,7 +67,7 @@ def disagreement(name: str, *, mistake: str = "") -> dict[str, float]:
     )  # fmt: skip
     assert isinstance(ours, TD3)
     start = networks_of(ours)
-    reference = reference_of(name, config, networks_of(ours), mistake)
+    reference = reference_of(config, networks_of(ours), mistake)
     rng = np.random.default_rng(1)
     errors: dict[str, float] = {}
     for _ in range(UPDATES):
@@ -80,10 +88,14 @@ def disagreement(name: str, *, mistake: str = "") -> dict[str, float]:
     return errors
 
 
-def reference_of(name: str, config: TD3Config, networks: dict[str, Network], mistake: str) -> ReferenceTD3:
-    weights = (config.bc_alpha, 0.0) if isinstance(config, TD3BCConfig) else (0.0, 0.0)
+def reference_of(config: TD3Config, networks: dict[str, Network], mistake: str) -> ReferenceTD3:
+    if isinstance(config, ReBRACConfig):
+        weights = (config.actor_penalty, config.critic_penalty)
+    else:
+        assert isinstance(config, TD3BCConfig)
+        weights = (config.bc_alpha, 0.0)
     return ReferenceTD3(
-        kind="td3_bc",
+        kind="rebrac" if isinstance(config, ReBRACConfig) else "td3_bc",
         actor=networks["actor"].copy(),
         critics=[networks[f"critic {i}"].copy() for i in range(config.critics)],
         policy_weight=weights[0], critic_weight=weights[1],
@@ -113,6 +125,8 @@ def as_transitions(batch: dict[str, np.ndarray], discount: float) -> Transitions
         reward=torch.tensor(batch["r"]),
         discount=torch.tensor(discount * (1.0 - batch["terminated"])),
         next_observation=torch.tensor(batch["s2"]),
+        next_action=torch.tensor(batch["a2"]),
+        next_action_known=torch.tensor(batch["a2_known"]),
     )
 
 
