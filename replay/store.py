@@ -245,7 +245,8 @@ class Store:
         """What the store holds, JSON-able. Returns and lengths are those of episodes that were not interrupted."""
         reader = self.reader()
         table = episode_table(reader)
-        whole = ~table.interrupted
+        # No writer of ours lets NaN in; where another did, the rest can still be looked at.
+        whole = ~table.interrupted & np.isfinite(table.returns)
         return {
             "path": str(self.path),
             "layout_fingerprint": self.spec.layout_fingerprint,

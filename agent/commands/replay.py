@@ -1,7 +1,7 @@
 """Look after a store. `slipway replay ACTION --help` explains an action.
 
 Example:
-  slipway replay info door.zarr --json
+  slipway replay info door.zarr --html door.html
   slipway replay verify door.zarr
   slipway replay evict runs/door/replay --keep-steps 500000
 """
@@ -16,6 +16,7 @@ from typing import Annotated
 
 import tyro
 
+from agent.commands.replay_info import Info
 from agent.config_files import nearest
 from agent.console import progress, results, table, write_json
 from agent.errors import ConfigError
@@ -24,30 +25,6 @@ from replay.repair import repair
 from replay.retention import Capacity, evict
 from replay.store import Store
 from replay.verify import verify
-
-
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    """What is in a store.
-
-    Example:
-      slipway replay info door.zarr --json
-    """
-
-    store: Annotated[Path, tyro.conf.Positional]
-    """Store to look at."""
-    json: bool = False
-    """Print one JSON object."""
-
-    def run(self) -> int:
-        """Print what the store holds."""
-        record = Store.open(self.store).info()
-        if self.json:
-            write_json(record)
-        else:
-            rows = [[name, str(value)] for name, value in record.items() if not isinstance(value, dict | list)]
-            results.print(table(f"store {self.store}", ["what", "value"], rows))
-        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
