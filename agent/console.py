@@ -18,8 +18,17 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column, Table
 from rich.text import Text
 
-results = Console(highlight=False)
-messages = Console(stderr=True, highlight=False)
+
+class Output(Console):
+    """A console that leaves a reader who left (`slipway ... | head`) to `agent.cli`: that is no failure of ours."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while the BrokenPipeError is handled."""
+        raise
+
+
+results = Output(highlight=False)
+messages = Output(stderr=True, highlight=False)
 
 LEVELS = ("debug", "info", "warning", "error")
 # Plain lines: the first after some seconds, then ever more rarely, for a log of a run of days.
