@@ -73,8 +73,6 @@ class Learner:
             rng=generator_of(config.seed, SEED_OFFLINE),
             **config.algorithm.sampling(),
         )
-        low, high = reward_range(self.offline.reader)
-        self.prepare.note_rewards(low, high)
         self.mixed: MixedSampler | None = None
         self.limiter = Limiter(
             utd=config.online.utd,
@@ -330,6 +328,7 @@ class Learner:
                 "layout_fingerprint": self.store.spec.layout_fingerprint,
                 "versions": library_versions(),
                 "execution": self.execution.state_dict(),
+                "largest_reward": self.prepare.largest_reward,
             },
             # What the checkpoint has seen must outlive it, so the store is made durable before the checkpoint is.
             first=lambda: {"watermark": Store.open(self.run.replay).sync()},
@@ -349,9 +348,13 @@ class Learner:
     def restore(self) -> bool:
         """Continue from the newest loadable checkpoint; False where there is none."""
         saved = load_for(self.run, self.store.spec, self.config.replay)
+        if saved is None or "largest_reward" not in saved.state:
+            self.prepare.note_rewards(*reward_range(self.offline.reader))
         if saved is None:
             return False
         state = saved.state
+        # Not by another look at all rewards: a large store may be cold on disk.
+        self.prepare.largest_reward = max(self.prepare.largest_reward, float(state.get("largest_reward", 0.0)))
         tensors, self._acting = split_acting(saved.tensors)
         self.algorithm.load_state_dict({"tensors": tensors, "numbers": state["numbers"]})
         self.offline.load_state_dict(state["offline_sampler"])
