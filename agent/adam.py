@@ -23,6 +23,7 @@ class FusedAdam:
         self._mean_square = [torch.zeros_like(p) for p in self.parameters]
         self._step = torch.zeros((), dtype=torch.float32, device=self.parameters[0].device)
         self._steps = [self._step] * len(self.parameters)
+        self._going = torch.ones((), dtype=torch.float32, device=self.parameters[0].device)
 
     @torch.no_grad()
     def minimize(self, loss: Tensor, learning_rate: Tensor) -> None:
@@ -33,6 +34,7 @@ class FusedAdam:
     def step(self, gradients: Sequence[Tensor], learning_rate: Tensor) -> None:
         """One step along gradients given in the parameters' order; `learning_rate` is a scalar tensor."""
         self._step.add_(1)
+        learning_rate = learning_rate * self._going
         if torch.compiler.is_compiling():
             self._elementwise(gradients, learning_rate)
             return
@@ -66,6 +68,16 @@ class FusedAdam:
         changes = torch._foreach_sub(self._mean, means, alpha=BETA_1)
         norms: Tensor = torch.stack(torch._foreach_norm(changes)).norm()
         return norms / (1.0 - BETA_1)
+
+    def hold(self, held: bool) -> None:
+        """While held, steps leave the parameters where they are and only the moments follow the gradients."""
+        self._going.fill_(0.0 if held else 1.0)
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Begin anew: moments and step count zero, for parameters that were set from elsewhere."""
+        for tensor in self.state_dict().values():
+            tensor.zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The moments by parameter index, and the step count; tensors that later steps change in place."""

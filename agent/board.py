@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from agent import staleness
+
 MAX_COLLECTORS = 64
 COLLECTOR_SLOTS = 8
 HEADER_SLOTS = 32
@@ -27,6 +29,14 @@ class Phase(IntEnum):
     WARMUP = 2
     ONLINE = 3
     DONE = 4
+
+
+class Pause(IntEnum):
+    """Why a collector takes no steps although they are due."""
+
+    NONE = 0
+    FULL_DISK = 1
+    STALE_POLICY = 2
 
 
 class Slot(IntEnum):
@@ -50,6 +60,14 @@ class Slot(IntEnum):
     """Learner: online updates at that point."""
     LEARNER_WAIT_NS = 8
     """Learner: total time spent waiting for collectors."""
+    PUBLISHED_NS = 9
+    """Learner: monotonic ns at which the newest version, or one just before it, was published."""
+    SCORED_VERSION = 10
+    """Supervisor: the version whose evaluation was started last."""
+    ACTOR_PAUSED = 11
+    """Learner: 1 while the guard holds the actor at the pretrained weights."""
+    DISK_FULL = 12
+    """Learner: 1 while it cannot publish or save for want of space."""
 
 
 class CollectorSlot(IntEnum):
@@ -61,18 +79,23 @@ class CollectorSlot(IntEnum):
     POLICY_VERSION = 3
     WAIT_NS = 4
     FAULTS = 5
+    PAUSE = 6
+    """A `Pause`."""
 
 
 class Board:
     """Maps RUN/board.bin, creating it when absent."""
 
     def __init__(self, path: Path) -> None:
-        size = 8 * (HEADER_SLOTS + MAX_COLLECTORS * COLLECTOR_SLOTS)
+        counters = HEADER_SLOTS + MAX_COLLECTORS * COLLECTOR_SLOTS
+        size = 8 * (counters + MAX_COLLECTORS * staleness.BUCKETS)
         with path.open("a+b") as file:
             file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
         self._slots = np.frombuffer(self._map, dtype=np.int64)
-        self._collectors = self._slots[HEADER_SLOTS:].reshape(MAX_COLLECTORS, COLLECTOR_SLOTS)
+        self._collectors = self._slots[HEADER_SLOTS:counters].reshape(MAX_COLLECTORS, COLLECTOR_SLOTS)
+        self.staleness: np.ndarray = self._slots[counters:].reshape(MAX_COLLECTORS, staleness.BUCKETS)
+        """Counts of stored steps by age of their policy, int64 [MAX_COLLECTORS, BUCKETS]; a row for each collector."""
 
     def __getitem__(self, slot: Slot) -> int:
         return int(self._slots[slot])

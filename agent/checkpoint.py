@@ -40,8 +40,16 @@ class Checkpoint:
     """Everything else, JSON-able."""
 
 
-def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any], *, keep: int) -> Path:
-    """Write checkpoint `step` below `folder` (RUN/checkpoints) and drop all but the newest `keep`."""
+def save(
+    folder: Path,
+    step: int,
+    tensors: dict[str, Tensor],
+    state: dict[str, Any],
+    *,
+    keep: int,
+    spare: frozenset[str] = frozenset(),
+) -> Path:
+    """Write checkpoint `step` below `folder` (RUN/checkpoints); drop all but the newest `keep` and those in `spare`."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".tmp-*"):
         shutil.rmtree(stale)
@@ -54,7 +62,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, A
     write_atomic(folder / "LATEST", final.name.encode())
     for old in complete(folder)[:-keep]:
         # Corrupt ones with a higher number must not push out what was just saved.
-        if old != final:
+        if old != final and old.name not in spare:
             shutil.rmtree(old)
     return final
 

@@ -25,8 +25,10 @@ class CheckpointWriter:
     def __init__(self, folder: Path, *, keep: int) -> None:
         self._folder, self._keep = folder, keep
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._writes: list[Future[str | None]] = []
+        self._writes: list[tuple[str, Future[str | None]]] = []
         self._failure: str | None = None
+        self.spare: set[str] = set()
+        """Names of checkpoints that are written and kept whatever comes after them."""
 
     def submit(
         self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, first: Callable[[], dict[str, Any]]
@@ -36,14 +38,18 @@ class CheckpointWriter:
         `first` is called by the writing thread before anything is written; what it returns joins `state`.
         """
         snapshot = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        self._writes = [write for write in self._writes if not write.cancel()]  # a write in progress goes on
-        self._writes.append(self._pool.submit(self._save, step, snapshot, dict(state), first))
+        # A write in progress goes on.
+        self._writes = [(name, write) for name, write in self._writes if name in self.spare or not write.cancel()]
+        write = self._pool.submit(self._save, step, snapshot, dict(state), first)
+        self._writes.append((f"{step:09d}", write))
 
     def _save(
         self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], first: Callable[[], dict[str, Any]]
     ) -> str | None:
         try:
-            checkpoint.save(self._folder, step, tensors, {**state, **first()}, keep=self._keep)
+            checkpoint.save(
+                self._folder, step, tensors, {**state, **first()}, keep=self._keep, spare=frozenset(self.spare)
+            )
         except (OSError, StorageError) as error:
             return (
                 f"checkpoint {step} could not be written to {self._folder} ({error}): free some space or mend the disk"
@@ -53,13 +59,13 @@ class CheckpointWriter:
     def failure(self) -> str | None:
         """What kept a finished write from succeeding since the last call, else None. Raises what is no disk's fault."""
         failure = None
-        while self._writes and self._writes[0].done():
-            failure = self._writes.pop(0).result() or failure
+        while self._writes and self._writes[0][1].done():
+            failure = self._writes.pop(0)[1].result() or failure
         return failure
 
     def wait(self) -> str | None:
         """Wait for what is being written; then as `failure`, of the newest write only."""
-        futures.wait(self._writes)
+        futures.wait([write for _, write in self._writes])
         del self._writes[:-1]
         return self.failure()
 

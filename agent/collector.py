@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.board import Board, CollectorSlot
+from agent import staleness
+from agent.board import Board, CollectorSlot, Pause, Phase
 from agent.env_child import EnvSpec
 from agent.env_process import EnvHung, EnvProcess, EnvServer
 from agent.faults import FaultBudget
+from agent.full_disk import DiskPatience
+from agent.incidents import Incidents
 from agent.latest_policy import LatestPolicy
 from agent.pacer import Pacer
 from agent.process import StopSignal, run_child
@@ -68,10 +71,16 @@ class Collection:
         on_fault: Callable[[EnvFault], None],
         slots: np.ndarray,
         rng: np.random.Generator,
+        patiently: Callable[[Callable[[], object]], object] = lambda write: write(),
+        on_stored: Callable[[int], None] = lambda count: None,
         earlier_steps: int = 0,
     ) -> None:
-        """`slots` are this collector's counters on the board; `earlier_steps` stand in streams that no lane fills."""
+        """`slots` are this collector's counters on the board; `earlier_steps` stand in streams that no lane fills.
+
+        `patiently(write)` does a write to a stream, None where it gave up; `on_stored(n)` hears what a round stored.
+        """
         self._lanes, self._policy, self._on_fault, self._slots, self._rng = lanes, policy, on_fault, slots, rng
+        self._patiently, self._on_stored = patiently, on_stored
         self._earlier_steps = earlier_steps
         spec = lanes[0].writer.spec
         self._observations = np.zeros((len(lanes), spec.observation_size), np.float32)
@@ -93,9 +102,11 @@ class Collection:
         executed = np.clip(actions, self._low, self._high)
         for lane, action in zip(lanes, executed, strict=True):
             lane.env.ask_step(action)
+        stored = 0
         for lane, action in zip(lanes, executed, strict=True):
             if self._answered(lane):
-                self._store(lane, action)
+                stored += self._store(lane, action)
+        self._on_stored(stored)
         self.count()
 
     def begin_episodes(self, lanes: Sequence[Lane]) -> list[Lane]:
@@ -140,21 +151,29 @@ class Collection:
             return False
         return True
 
-    def _store(self, lane: Lane, action: np.ndarray) -> None:
+    def _store(self, lane: Lane, action: np.ndarray) -> int:
+        """Append the step and go on from where it led; 0 where a stop came before there was space for it."""
         env, writer, row = lane.env, lane.writer, self._observations[lane.row]
         terminated, truncated = env.terminated, env.truncated
-        writer.append(
-            row, action, env.reward,
-            terminated=terminated, truncated=truncated, next_observation=env.observation,
-            first=not writer.in_episode, policy_version=self._policy.version, info=env.info,
-        )  # fmt: skip
+
+        def append() -> int:
+            writer.append(
+                row, action, env.reward,
+                terminated=terminated, truncated=truncated, next_observation=env.observation,
+                first=not writer.in_episode, policy_version=self._policy.version, info=env.info,
+            )  # fmt: skip
+            return 1
+
+        if self._patiently(append) is None:
+            return 0
         row[:] = env.observation
         lane.in_episode = not (terminated or truncated)
         self._slots[CollectorSlot.EPISODES] += not lane.in_episode
+        return 1
 
     def _cut(self, lane: Lane) -> None:
         if lane.writer.in_episode:
-            lane.writer.cut(self._observations[lane.row])
+            self._patiently(lambda: lane.writer.cut(self._observations[lane.row]))
         lane.in_episode = False
 
 
@@ -165,8 +184,9 @@ def collect(collection: Collection, *, due: Callable[[], int], stopping: Callabl
         if size := due():
             collection.round(size)
         else:
+            started = time.monotonic_ns()
             time.sleep(PAUSE_SECONDS)
-            slots[CollectorSlot.WAIT_NS] += int(PAUSE_SECONDS * 1e9)
+            slots[CollectorSlot.WAIT_NS] += time.monotonic_ns() - started
     collection.cut()
 
 
@@ -194,12 +214,18 @@ def run_collector(run: RunDirectory, number: int) -> None:
         if stopped_at:
             return  # not given the time to answer
         if isinstance(fault, EnvHung):
-            run.event("env_hung", str(fault), collector=number)
+            incidents.event("env_hung", str(fault), collector=number)
         else:
-            run.event("env_fault", str(fault), collector=number)
+            incidents.event("env_fault", str(fault), collector=number)
         budget.spend(fault, collection.steps)
 
-    budget = FaultBudget()
+    def measure(stored: int) -> None:
+        age = policy.age_seconds() if board.phase == Phase.ONLINE else 0.0
+        staleness.note(ages, versions=policy.versions_behind(), seconds=age, steps=stored)
+
+    budget, incidents, ages = FaultBudget(), Incidents(run), board.staleness[number]
+    patiently = DiskPatience(incidents, slots, stopping)
+    slots[CollectorSlot.PAUSE] = Pause.NONE
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(EnvServer(tick))
         lanes = []
@@ -208,15 +234,22 @@ def run_collector(run: RunDirectory, number: int) -> None:
                 server, env_spec(run, store), deadline_seconds=config.online.step_deadline_seconds, tick=tick
             )
             stack.callback(env.close)
-            writer = store.writer(stream_name(number, index), durability=config.online.durability)
+            name = stream_name(number, index)
+            writer = patiently(lambda name=name: store.writer(name, durability=config.online.durability))  # type: ignore[misc]
+            if writer is None:
+                return
             lanes.append(Lane(env=env, writer=stack.enter_context(writer), row=index))
         earlier = steps_of_idle_streams(store, number, [lane.writer.name for lane in lanes])
         # A restarted collector must not repeat the noise and resets of its predecessor.
         stored = earlier + sum(lane.writer.steps for lane in lanes)
         rng = np.random.default_rng(np.random.SeedSequence([config.seed, COLLECTOR_BRANCH + number, stored]))
         policy = LatestPolicy(run.policies, board, noise=config.online.exploration_noise, rng=rng)
-        collection = Collection(lanes, policy, on_fault=note, slots=slots, rng=rng, earlier_steps=earlier)
-        collect(collection, due=Pacer(board, config).due, stopping=stopping, slots=slots)
+        collection = Collection(
+            lanes, policy,
+            on_fault=note, patiently=patiently, on_stored=measure, slots=slots, rng=rng, earlier_steps=earlier,
+        )  # fmt: skip
+        collect(collection, due=Pacer(board, config, incidents, slots).due, stopping=stopping, slots=slots)
+        incidents.flush()
 
 
 def env_spec(run: RunDirectory, store: Store) -> EnvSpec:

@@ -32,10 +32,26 @@ class OnlineConfig:
     """Seconds between published policy versions."""
     publish_updates: int = 100
     """Updates between published policy versions in lockstep, where no clock may decide."""
+    max_staleness_seconds: float = 30.0
+    """Collection pauses when no policy has been published for so long: the learner hangs, is restarting or starved."""
     exploration_noise: float = 1.0
     """Multiplies the policy's own standard deviation while collecting; 0 acts by the mean."""
     durability: Literal["process", "interval", "block"] = "interval"
     """What survives a power loss: see docs/store.md. A killed process loses no committed step under any of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """Goes back to the pretrained policy when evaluations along the curve fall below it."""
+
+    enabled: bool = True
+    """Whether it acts at all."""
+    standard_errors: float = 2.0
+    """Alarm below J(π0) − this many standard errors of the difference."""
+    window: int = 2
+    """Evaluations along the curve whose mean is judged."""
+    pause_steps: int = 5000
+    """Online steps for which the actor is not updated after an alarm; the values go on learning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +123,8 @@ class TrainConfig:
     """What learns, by --algorithm.name, and its hyper-parameters (those of another: `--algorithm.name NAME --help`)."""
     online: OnlineConfig = field(default_factory=OnlineConfig)
     """Concurrent fine-tuning."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Guard against a policy that gets worse online."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Evaluation."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -135,7 +153,11 @@ class TrainConfig:
             ("online.tolerance_steps", o.tolerance_steps >= 1, "must be 1 or more"),
             ("online.publish_seconds", o.publish_seconds > 0.0, "must be positive"),
             ("online.publish_updates", o.publish_updates >= 1, "must be 1 or more"),
+            ("online.max_staleness_seconds", o.max_staleness_seconds > 0.0, "must be positive"),
             ("online.exploration_noise", o.exploration_noise >= 0.0, "must be 0 or more"),
+            ("guard.standard_errors", self.guard.standard_errors >= 0.0, "must be 0 or more"),
+            ("guard.window", self.guard.window >= 1, "must be 1 or more"),
+            ("guard.pause_steps", self.guard.pause_steps >= 0, "must be 0 or more"),
             ("evaluation.episodes", e.episodes >= 1, "must be 1 or more"),
             ("evaluation.final_episodes", e.final_episodes >= 1, "must be 1 or more"),
             ("evaluation.every_steps", e.every_steps >= 0, "must be 0 or more"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,25 @@ class LatestPolicy:
     def __init__(self, folder: Path, board: Board, *, noise: float, rng: np.random.Generator) -> None:
         self._folder, self._board, self._noise, self._rng = folder, board, noise, rng
         self.version = 0
+        self._published_ns = 0
         self._runner: PolicyRunner | None = None
 
     def refresh(self) -> None:
         """Load the newest version if it is newer than the present one."""
+        # The time first: where both change in between, the age comes out too high rather than too low.
+        published_ns = self._board[Slot.PUBLISHED_NS]
         newest = self._board[Slot.POLICY_VERSION]
         if newest != self.version:
             self._runner = PolicyRunner(policy_path(self._folder, newest))
-            self.version = newest
+            self.version, self._published_ns = newest, published_ns
+
+    def age_seconds(self) -> float:
+        """Since the acting version was published."""
+        return (time.monotonic_ns() - self._published_ns) / 1e9
+
+    def versions_behind(self) -> int:
+        """How many newer ones have been published."""
+        return self._board[Slot.POLICY_VERSION] - self.version
 
     def reset(self) -> None:
         """An episode begins: a policy with a state starts from its initial one."""

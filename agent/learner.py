@@ -12,7 +12,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +32,17 @@ from agent.execution import Execution
 from agent.feeding import Feed, Sampler, batches_ahead
 from agent.finetuning import finetune
 from agent.lockstep import Lockstep, split_acting
+from agent.oversight import Oversight
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
 from agent.pretraining import pretrain
 from agent.process import StopSignal, keep_freed_memory, run_child
-from agent.publish import Publisher
+from agent.publication import Publication, probe_of
 from agent.resume import library_versions, load_for
 from agent.run_directory import RunDirectory
 from agent.seeds import SEED_DIAGNOSTICS, SEED_NETWORKS, SEED_OFFLINE, SEED_ONLINE, generator_of, seed_of
 from agent.training_log import TrainingLog
 from agent.transitions import Preparer
-from export.onnx_writer import export_policy
-from export.template import Template
 from replay.limiter import Limiter
 from replay.sampler import MixedSampler, UniformSampler
 from replay.statistics import reward_range
@@ -79,15 +78,15 @@ class Learner:
             tolerance_steps=config.online.tolerance_steps,
             base_steps=config.online.warmup_steps,
         )
-        self.publisher: Publisher | None = None
+        self.publication: Publication | None = None
         self._saved_version = 0
         self._online_state: dict[str, Any] | None = None
-        self._published_at = 0.0
         self.log = TrainingLog(run, weight_clip=self.algorithm.weight_clip())
         self.algorithm.gradients_every = config.log_every
         self.diagnostics = Diagnostics(self.store, self.prepare, generator_of(config.seed, SEED_DIAGNOSTICS))
         self.diagnosed_at = -1
         self.writer = CheckpointWriter(run.checkpoints, keep=config.checkpoint.keep)
+        self.oversight = Oversight(run, config.guard, board, self.algorithm, self.log, self.writer)
         self.feed: Feed | None = None
         self.lockstep: Lockstep | None = None
         self._lockstep_state: dict[str, Any] | None = None
@@ -124,10 +123,11 @@ class Learner:
             if not finished:
                 return False
         board[Slot.PRETRAIN_STEP] = config.pretrain_steps
-        self.start_publishing()
+        self.publication = self.start_publishing()
         if config.online_steps:
             with contextlib.ExitStack() as stack:
                 if config.online.collectors:
+                    self.oversight.begin(online_updates=self.online_updates())
                     self.switch_to_online()
                     feed = stack.enter_context(self.feeding(self.mixed_sampler(), follow=self.online_reader.refresh))
                     finished = finetune(
@@ -136,7 +136,7 @@ class Learner:
                         collected_steps=board.online_steps,
                         first_update=config.pretrain_steps,
                         last_update=config.pretrain_steps + self.last_online_update(),
-                        publication=self,
+                        publication=self.publication,
                         stopping=self.stopping,
                         waiting=self.waiting,
                         after_update=self.after_online_update,
@@ -149,13 +149,34 @@ class Learner:
                 if finished:
                     # First the version, so that the checkpoint, and what is exported from it, bears the evaluated
                     # one's number.
-                    self.publish()
+                    self.publication.publish()
                     self.diagnose("online")
                 self.save(wait=True)
             if not finished:
                 return False
         board[Slot.PHASE] = Phase.DONE
         return True
+
+    def start_publishing(self) -> Publication:
+        """Publish the present policy, and hand over what goes on publishing; evaluations are looked at beside it."""
+        contract = make_contract(
+            self.store.spec,
+            self.preparation,
+            stochastic=self.algorithm.actor.stochastic,
+            run=self.run.path.resolve().name,
+            algorithm=self.algorithm.name,
+            env=json.loads(self.run.env.read_text()),
+        )
+        publication = Publication(
+            self.run, self.config, self.board, self.algorithm, self.log,
+            contract=contract, version=self._saved_version,
+            probe=probe_of(self.offline.reader, self.store.spec.observation_size),
+            beside=lambda: self.oversight.look(
+                online_steps=self.board.online_steps(), save=self.save, publish=publication.publish
+            ),
+        )  # fmt: skip
+        publication.begin(self.stopping)
+        return publication
 
     @contextlib.contextmanager
     def feeding(
@@ -196,7 +217,7 @@ class Learner:
         """
         if collected > self.limiter.base_steps:
             forgiven = self.limiter.rebase(collected, self.online_updates())
-            self.run.event("limiter_rebased", f"forgave a deficit of {forgiven:.0f} updates", deficit=forgiven)
+            self.log.event("limiter_rebased", f"forgave a deficit of {forgiven:.0f} updates", deficit=forgiven)
         self.show_limiter()
 
     def show_limiter(self) -> None:
@@ -268,37 +289,6 @@ class Learner:
         self.board[Slot.LEARNER_WAIT_NS] += int(seconds * 1e9)
         self.board.beat()
 
-    # --- publication ----------------------------------------------------------------------------------------------
-
-    def start_publishing(self) -> None:
-        """Export the actor once as the template of all versions and publish it."""
-        actor = self.algorithm.actor
-        contract = make_contract(
-            self.store.spec,
-            self.preparation,
-            stochastic=actor.stochastic,
-            run=self.run.path.resolve().name,
-            algorithm=self.algorithm.name,
-            env=json.loads(self.run.env.read_text()),
-        )
-        network, log_std = actor.to_export()
-        model = export_policy(network, log_std=log_std, contract=contract)
-        self.publisher = Publisher(
-            self.run.policies, self.board, Template.from_bytes(model), contract, version=self._saved_version
-        )
-        self.publish()
-
-    def publish(self, weights: Mapping[str, np.ndarray] | None = None) -> None:
-        """Hand the present weights, or those given, to collectors and evaluation."""
-        assert self.publisher is not None
-        self.publisher.publish(weights or self.algorithm.actor.exported_weights(), step=self.algorithm.updates)
-        self._published_at = time.monotonic()
-
-    def maybe(self) -> None:
-        """Publish if `publish_seconds` have passed."""
-        if time.monotonic() - self._published_at >= self.config.online.publish_seconds:
-            self.publish()
-
     # --- checkpoints ----------------------------------------------------------------------------------------------
 
     def save(self, *, wait: bool = False) -> None:
@@ -324,11 +314,12 @@ class Learner:
                 "mixed_sampler": self._online_state if self.mixed is None else drawn,
                 "limiter": self.limiter.state_dict(),
                 "lockstep": self.lockstep.state_dict() if self.lockstep else self._lockstep_state,
-                "policy_version": self.publisher.version if self.publisher else self._saved_version,
+                "policy_version": self.publication.version if self.publication else self._saved_version,
                 "layout_fingerprint": self.store.spec.layout_fingerprint,
                 "versions": library_versions(),
                 "execution": self.execution.state_dict(),
                 "largest_reward": self.prepare.largest_reward,
+                "guard": self.oversight.guard.state_dict(),
             },
             # What the checkpoint has seen must outlive it, so the store is made durable before the checkpoint is.
             first=lambda: {"watermark": Store.open(self.run.replay).sync()},
@@ -364,7 +355,9 @@ class Learner:
         if self._online_state is not None:
             self.limiter.load_state_dict(state["limiter"])
         self.execution.resume(state.get("execution"))
-        self.run.event("resumed", f"resumed from checkpoint {saved.name}", updates=self.algorithm.updates)
+        if "guard" in state:
+            self.oversight.guard.load_state_dict(state["guard"])
+        self.log.event("resumed", f"resumed from checkpoint {saved.name}", updates=self.algorithm.updates)
         return True
 
 

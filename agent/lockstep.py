@@ -56,8 +56,10 @@ class Lockstep:
         """`saved`: what `state_dict` was at the checkpoint, None where it was taken before the online phase."""
         self._learner, self._saved = learner, saved
         config, run = learner.config, learner.run
+        assert learner.publication is not None
+        self._publication = learner.publication
         if acting:
-            learner.publish(acting)
+            self._publication.publish(acting)
         self._acting = acting or self._weights()
         store = Store.open(run.replay)
         self._stack = ExitStack()
@@ -112,7 +114,7 @@ class Lockstep:
         learner.online_reader.refresh(self.heads)
         result = learner.algorithm.update(feed.next())
         if learner.online_updates() % learner.config.online.publish_updates == 0:
-            learner.publish()
+            self._publication.publish()
             self._acting = self._weights()
         learner.after_online_update(result)
 

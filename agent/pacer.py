@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from agent.board import Board, Phase, Slot
+import time
+
+import numpy as np
+
+from agent.board import Board, CollectorSlot, Pause, Phase, Slot
 from agent.config import TrainConfig
+from agent.incidents import Incidents
 from replay.limiter import Limiter
 
 
 class Pacer:
-    """Holds a collector back when it is ahead of the update-to-data ratio, or when the run has all its steps."""
+    """Holds a collector back while it is ahead of the update-to-data ratio, while the newest policy is too old, and
+    when the run has all its steps."""
 
-    def __init__(self, board: Board, config: TrainConfig) -> None:
-        self._board, self._config = board, config
+    def __init__(self, board: Board, config: TrainConfig, incidents: Incidents, slots: np.ndarray) -> None:
+        self._board, self._config, self._incidents, self._slots = board, config, incidents, slots
         self._limiter = Limiter(utd=config.online.utd, tolerance_steps=config.online.tolerance_steps)
 
     def due(self) -> int:
@@ -28,4 +34,19 @@ class Pacer:
         self._limiter.base_updates = board[Slot.LIMITER_UPDATES]
         if board.phase != Phase.ONLINE or not self._limiter.may_collect(steps, board[Slot.ONLINE_UPDATES]):
             return 0
-        return min(left, online.envs_per_collector)
+        return 0 if self._stale() else min(left, online.envs_per_collector)
+
+    def _stale(self) -> bool:
+        """Whether the learner has not published for longer than `max_staleness_seconds`: it hangs, died, is starved."""
+        limit = self._config.online.max_staleness_seconds
+        age = (time.monotonic_ns() - self._board[Slot.PUBLISHED_NS]) / 1e9
+        paused = int(self._slots[CollectorSlot.PAUSE]) == Pause.STALE_POLICY
+        if (age > limit) != paused:
+            self._slots[CollectorSlot.PAUSE] = Pause.NONE if paused else Pause.STALE_POLICY
+            if paused:
+                self._incidents.event("collection_resumed", "there is a new policy")
+            else:
+                self._incidents.event(
+                    "collection_paused", f"the newest policy is {age:.0f} s old, over {limit:g} s: waiting for another"
+                )
+        return age > limit

@@ -7,16 +7,18 @@ sees version N on the board can open vN; versions only grow, also across restart
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from agent.board import Board, Slot
-from agent.errors import DivergenceError
+from agent.errors import AgentError, DivergenceError
 from agent.files import write_atomic
 from export.contract import Contract
 from export.policy import write_policy
+from export.runner import PolicyRunner
 from export.template import Template
 
 KEEP = 20
@@ -37,10 +39,27 @@ def published_versions(folder: Path) -> list[int]:
     )
 
 
-class Publisher:
-    """Writes new versions for collectors and evaluation."""
+class PolicyRefusedError(AgentError):
+    """A policy whose weights are finite but whose actions are not: never handed to collectors."""
 
-    def __init__(self, folder: Path, board: Board, template: Template, contract: Contract, *, version: int) -> None:
+
+class Publisher:
+    """Writes new versions for collectors and evaluation.
+
+    `probe` [B, O] float32 are observations in which each policy must act before it is published.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        board: Board,
+        template: Template,
+        contract: Contract,
+        *,
+        version: int,
+        probe: np.ndarray | None = None,
+    ) -> None:
+        self._probe = probe
         self._folder = folder
         self._board = board
         self._template = template
@@ -49,7 +68,12 @@ class Publisher:
         self.version = max([version, *published_versions(folder)])
 
     def publish(self, weights: Mapping[str, np.ndarray], *, step: int) -> Path:
-        """Publish `weights` as the next version; DivergenceError, and nothing written, if any is not finite."""
+        """Publish `weights` as the next version.
+
+        Raises:
+            DivergenceError: a weight is not finite; nothing was written.
+            PolicyRefusedError: an action is not finite in one of the probe's observations; nothing was written.
+        """
         for name, weight in weights.items():
             if not np.isfinite(weight).all():
                 raise DivergenceError(f"policy weight {name} is not finite after {step} updates: not published")
@@ -61,12 +85,27 @@ class Publisher:
             step=step,
         )
         path = policy_path(self._folder, version)
-        write_policy(path, self._template.patch(weights, contract))
+        model = self._template.patch(weights, contract)
+        self._try_out(model, step)
+        write_policy(path, model)
         write_atomic(self._folder / "LATEST", path.name.encode(), durable=False)
         self.version = version
+        self._board[Slot.PUBLISHED_NS] = time.monotonic_ns()
         self._board[Slot.POLICY_VERSION] = version
         self._prune()
         return path
+
+    def _try_out(self, model: bytes, step: int) -> None:
+        if self._probe is None:
+            return
+        actions, raw = PolicyRunner(model).infer(self._probe)
+        # The clamp to the bounds turns an infinity into an action; the mean before it does not.
+        bad = ~(np.isfinite(actions) & np.isfinite(raw)).all(axis=1)
+        if bad.any():
+            raise PolicyRefusedError(
+                f"the policy after {step} updates gives NaN or infinity in {int(bad.sum())} of {len(bad)} observations "
+                "of the data: not published; the version before stays in use"
+            )
 
     def _prune(self) -> None:
         versions = published_versions(self._folder)

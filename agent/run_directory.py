@@ -23,7 +23,17 @@ from replay.processes import alive
 
 ORPHAN_SECONDS = 15.0
 # Events that mark the run's way; every other kind is an incident.
-TURNING_POINTS = frozenset({"resumed", "limiter_rebased", "executor"})
+TURNING_POINTS = frozenset(
+    {
+        "resumed",
+        "limiter_rebased",
+        "executor",
+        "switch_report",
+        "collection_resumed",
+        "publication_resumed",
+        "guard_released",
+    }
+)
 
 
 def evaluation_name(label: str, step: int) -> str:
@@ -47,6 +57,8 @@ class RunDirectory:
         self.lock = path / "agent.lock"
         self.logs = path / "logs"
         self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "BEST"
+        self.pretrained = self.checkpoints / "pretrained_actor.safetensors"
         self.policies = path / "policies"
         self.replay = path / "replay.zarr"
         self.report = path / "report.html"

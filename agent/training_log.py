@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agent.incidents import Incidents
 from agent.run_directory import RunDirectory
 
 
@@ -21,7 +22,7 @@ class TrainingLog:
         self._run, self._weight_clip = run, weight_clip
         self._writer: Any = None
         self._last: tuple[float, int] | None = None
-        self._unsaid: list[tuple[str, str, dict[str, Any]]] = []
+        self._incidents = Incidents(run)
         self._lost = 0
 
     def training(self, result: dict[str, Tensor], *, phase: str, updates: int, **context: float) -> None:
@@ -58,20 +59,13 @@ class TrainingLog:
 
     def event(self, kind: str, message: str, **details: Any) -> None:
         """Record an incident, now or as soon as it can be written."""
-        self._unsaid.append((kind, message, details))
+        self._incidents.event(kind, message, **details)
         self._say_what_is_unsaid()
 
     def _say_what_is_unsaid(self) -> None:
-        try:
-            while self._unsaid:
-                kind, message, details = self._unsaid[0]
-                self._run.event(kind, message, **details)
-                del self._unsaid[0]
-            if self._lost:
-                self._run.event("metrics_lost", f"{self._lost} lines of figures could not be written", lines=self._lost)
-                self._lost = 0
-        except OSError:
-            return
+        if self._incidents.flush() and self._lost:
+            lost, self._lost = self._lost, 0
+            self._incidents.event("metrics_lost", f"{lost} lines of figures could not be written", lines=lost)
 
     def open(self) -> None:
         """Open TensorBoard's file now: importing it takes seconds, which the first line would take from training."""

@@ -11,7 +11,7 @@ import pytest
 
 from agent.algorithms.bc_config import BCConfig
 from agent.algorithms.iql_config import IQLConfig
-from agent.config import CheckpointConfig, EvaluationConfig, OnlineConfig, TrainConfig
+from agent.config import CheckpointConfig, EvaluationConfig, GuardConfig, OnlineConfig, TrainConfig
 from agent.config_files import (
     flatten,
     from_toml,
@@ -77,9 +77,11 @@ UNUSUAL = TrainConfig(
         tolerance_steps=1,
         publish_seconds=1e-5,
         publish_updates=7,
+        max_staleness_seconds=0.5,
         exploration_noise=0.0,
         durability="block",
     ),
+    guard=GuardConfig(enabled=False, standard_errors=0.0, window=1, pause_steps=0),
     evaluation=EvaluationConfig(episodes=1, final_episodes=2, every_steps=0),
     checkpoint=CheckpointConfig(every_updates=1, keep=9),
 )
@@ -161,6 +163,10 @@ def test_a_wrong_key_or_type_is_refused_by_name(toml: str, message: str) -> None
         ("online.envs_per_collector", 0),
         ("online.envs_per_collector", 257),
         ("online.step_deadline_seconds", 0.0),
+        ("online.max_staleness_seconds", 0.0),
+        ("guard.standard_errors", -1.0),
+        ("guard.window", 0),
+        ("guard.pause_steps", -1),
         ("online.warmup_steps", 0),
         ("online.utd", 0.01),
         ("online.utd", 21.0),
@@ -205,7 +211,9 @@ def test_every_number_has_a_rule() -> None:
     ruled = {name for name, _, _ in TrainConfig().rules()}
     numbers = {name for name, value in flatten(TrainConfig()).items() if isinstance(value, int | float)}
     # Any finite shift makes sense, and a truth value has no range.
-    assert numbers - ruled == {"reward_shift", "normalize_observations", "algorithm.critic_layer_norm"}
+    assert numbers - ruled == {
+        "reward_shift", "normalize_observations", "algorithm.critic_layer_norm", "guard.enabled",
+    }  # fmt: skip
 
 
 def test_the_widest_allowed_values_pass() -> None:
@@ -313,6 +321,8 @@ def test_every_difference_that_makes_another_experiment_is_listed() -> None:
         ("online.collectors", 2),
         ("online.envs_per_collector", 4),
         ("online.step_deadline_seconds", 1.0),
+        ("online.max_staleness_seconds", 1.0),
+        ("guard.window", 7),
         ("evaluation.episodes", 50),
         ("evaluation.every_steps", 99),
         ("checkpoint.every_updates", 5),
@@ -332,7 +342,8 @@ def test_a_resume_may_not_change_anything_else() -> None:
         "log_every",
         "online.envs_per_collector",
         "online.step_deadline_seconds",
-    } | {name for name in flatten(UNUSUAL) if name.startswith(("evaluation.", "checkpoint."))}
+        "online.max_staleness_seconds",
+    } | {name for name in flatten(UNUSUAL) if name.startswith(("evaluation.", "checkpoint.", "guard."))}
     default = flatten(TrainConfig())
     listed = {line.split(":")[0] for line in incompatible(TrainConfig(), UNUSUAL)}
     assert listed == set(default) - free - {"algorithm.name"}

@@ -14,11 +14,12 @@ import pytest
 
 from agent import supervisor
 from agent.board import Slot
+from agent.child import Child
 from agent.config import TrainConfig
 from agent.errors import RunError
 from agent.files import read_lines
 from agent.run_directory import RunDirectory
-from agent.supervisor import RESTARTS_WITHOUT_PROGRESS, Child, Supervisor
+from agent.supervisor import RESTARTS_WITHOUT_PROGRESS, Supervisor
 
 ROOT = Path(__file__).parents[2]
 BACKOFF = 0.03

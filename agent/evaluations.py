@@ -1,0 +1,110 @@
+"""Which evaluations a run wants, their processes, and the report at the switch. Torch-free; used by the supervisor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from agent.board import Board, Phase, Slot
+from agent.child import Child
+from agent.config import TrainConfig
+from agent.files import read_lines
+from agent.incidents import Incidents
+from agent.publish import published_versions
+from agent.run_directory import RunDirectory, evaluation_name
+from replay.statistics import returns
+from replay.store import Store
+
+HANG_SECONDS = 300.0
+
+
+class Evaluations:
+    """Starts each evaluation when it is due, one at a time along the curve, and collects what came of it."""
+
+    def __init__(
+        self, run: RunDirectory, config: TrainConfig, board: Board, incidents: Incidents,
+        make_child: Callable[[str, list[str]], Child],
+    ) -> None:  # fmt: skip
+        self._run, self._config, self._board, self._incidents = run, config, board, incidents
+        self._make_child = make_child
+        self.running: list[Child] = []
+        self.switch: dict[str, Any] | None = next(
+            (event["switch"] for event in reversed(read_lines(run.events)) if event["kind"] == "switch_report"), None
+        )
+        """The report at the switch, once the pretrained policy has its score."""
+        self._evaluated = {(r["label"], r["online_steps"]) for r in run.evaluations()}
+
+    def keep(self, *, final: bool) -> None:
+        """Collect finished evaluations and start those that are due."""
+        for child in list(self.running):
+            self._collect(child)
+        board, config = self._board, self._config.evaluation
+        version = board[Slot.POLICY_VERSION]
+        if version == 0 or board.phase < Phase.WARMUP:
+            return
+        steps = board.online_steps()
+        if ("pretrained", 0) not in self._evaluated:
+            # The first version is the pretrained policy, also where this starts late or again after a stop.
+            self._start("pretrained", 0, published_versions(self._run.policies)[0], config.final_episodes)
+        planned = self._config.online_steps
+        if final and planned and ("finetuned", planned) not in self._evaluated:
+            self._start("finetuned", planned, version, config.final_episodes)
+        if config.every_steps and not final and board.phase == Phase.ONLINE and not self.running:
+            due = steps - steps % config.every_steps
+            if 0 < due < planned and ("curve", due) not in self._evaluated:
+                self._start("curve", due, version, config.episodes)
+
+    def _start(self, label: str, step: int, version: int, episodes: int) -> None:
+        name = evaluation_name(label, step)
+        child = self._make_child(
+            name, ["agent.evaluator", str(self._run.path), str(version), label, str(step), str(episodes)]
+        )
+        try:
+            child.start()
+        except OSError:
+            return  # a full disk has no room for its log: it stays due
+        self._evaluated.add((label, step))
+        self._board[Slot.SCORED_VERSION] = version
+        self.running.append(child)
+
+    def _collect(self, child: Child) -> None:
+        assert child.process is not None
+        code = child.process.poll()
+        if code is None:
+            if child.quiet_seconds() <= HANG_SECONDS:
+                return
+            self._incidents.event(
+                "evaluation_hung", f"the evaluation finished no episode for {HANG_SECONDS:.0f} s; killed",
+                process=child.name,
+            )  # fmt: skip
+            child.kill()
+            code = child.process.returncode
+        self.running.remove(child)
+        if code != 0:
+            self._incidents.event("evaluation_failed", f"{child.name}: {child.last_words()}", exit_code=code)
+        elif self.switch is None and self._config.online_steps:
+            self._report_switch()
+
+    def _report_switch(self) -> None:
+        """Say what fine-tuning starts from, once the pretrained policy has been scored."""
+        scored = [record for record in self._run.evaluations() if record["label"] == "pretrained"]
+        if not scored:
+            return
+        self.switch = switch_report(scored[-1], float(returns(Store.open(self._config.replay)).mean()))
+        words = "pretrained {pretrained:.4g} ± {standard_error:.2g}, data {dataset:.4g}: recipe {suggested} suits"
+        self._incidents.event("switch_report", words.format(**self.switch), switch=self.switch)
+
+
+def switch_report(score: dict[str, Any], dataset_mean: float) -> dict[str, Any]:
+    """J(π0) beside the data's mean return, and the recipe that suits: a rule of thumb, no measurement.
+
+    A policy clearly better than its data has values worth following without them (`fast`); one clearly worse has values
+    that should not be trusted beyond the data (`safe`); in between, `default`.
+    """
+    error = score["std"] / math.sqrt(score["episodes"])
+    lead = score["mean"] - dataset_mean
+    suggested = "fast" if lead > 2.0 * error else "safe" if lead < -2.0 * error else "default"
+    return {
+        "pretrained": score["mean"], "standard_error": error, "dataset": dataset_mean, "suggested": suggested,
+    }  # fmt: skip

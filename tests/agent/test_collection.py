@@ -1,0 +1,154 @@
+"""Vectorised collection on real environments: final observations, whole episodes, faults that stay in their lane."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agent.board import Board, CollectorSlot, Slot
+from agent.collector import Collection, Lane, steps_of_idle_streams, stream_name
+from agent.env_child import EnvSpec
+from agent.env_process import EnvHung, EnvProcess, EnvServer
+from agent.latest_policy import LatestPolicy
+from agent.publish import Publisher, policy_path
+from envs.errors import EnvFault
+from export.contract import ActionSpec, Normalizer, ObservationTerm
+from export.onnx_writer import export_policy
+from export.runner import PolicyRunner
+from export.template import Template
+from replay.schema import StoreSpec
+from replay.store import Store
+from tests.export.policies import make_contract
+from tests.faults.faulty_cart import TIME_LIMIT
+
+CART = EnvSpec(
+    id="tests.faults.faulty_cart:SoundCart-v0", kwargs={}, max_episode_steps=None,
+    observation_size=4, action_size=1, columns=(),
+)  # fmt: skip
+ENVS = 3
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EnvServer]:
+    with EnvServer() as server:
+        yield server
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Board:
+    """With a stochastic linear policy published as version 1."""
+    board = Board(tmp_path / "board.bin")
+    (tmp_path / "policies").mkdir()
+    contract = make_contract(
+        observation=(ObservationTerm(name="observation", offset=0, length=4),),
+        normalizer=Normalizer(mean=(0.0,) * 4, std=(1.0,) * 4, clip=10.0, count=1),
+        action=ActionSpec(low=(-1.0,), high=(1.0,)), stochastic=True,
+    )  # fmt: skip
+    network = torch.nn.Sequential(torch.nn.Linear(4, 1))
+    log_std = torch.full((1,), -1.0)
+    model = export_policy(network, log_std=log_std, contract=contract)
+    weights = {f"network.{k}": v.detach().numpy() for k, v in network.state_dict().items()}
+    publisher = Publisher(tmp_path / "policies", board, Template.from_bytes(model), contract, version=0)
+    publisher.publish({**weights, "log_std": log_std.numpy()}, step=1)
+    return board
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    terms = [{"name": "observation", "offset": 0, "length": 4, "dtype": "float64"}]
+    return Store.create(tmp_path / "online.zarr", StoreSpec.from_terms(terms, [-1.0], [1.0]), chunk_rows=4096)
+
+
+@contextlib.contextmanager
+def collection(
+    server: EnvServer, store: Store, board: Board, policies: Path, *, envs: int = ENVS, deadline: float = 5.0
+) -> Iterator[tuple[Collection, list[Lane], list[EnvFault]]]:
+    faults: list[EnvFault] = []
+    rng = np.random.default_rng(0)
+    with contextlib.ExitStack() as stack:
+        lanes = []
+        for index in range(envs):
+            env = EnvProcess(server, CART, deadline_seconds=deadline)
+            stack.callback(env.close)
+            writer = stack.enter_context(store.writer(stream_name(0, index), durability="process"))
+            lanes.append(Lane(env=env, writer=writer, row=index))
+        policy = LatestPolicy(policies, board, noise=1.0, rng=rng)
+        yield (
+            Collection(lanes, policy, on_fault=faults.append, slots=board.collector(0), rng=rng),
+            lanes,
+            faults,
+        )
+
+
+def test_final_observations_are_those_of_the_last_step_not_of_the_reset(
+    server: EnvServer, store: Store, board: Board, tmp_path: Path
+) -> None:
+    with collection(server, store, board, tmp_path / "policies") as (collecting, _, faults):
+        for _ in range(2 * TIME_LIMIT + 7):
+            collecting.round(ENVS)
+        collecting.cut()
+    assert faults == []
+    episodes = list(store.episodes())
+    assert len(episodes) == 3 * ENVS
+    for episode in episodes:
+        # The cart's third column counts the steps of its episode, the fourth names it.
+        np.testing.assert_allclose(episode.observations[:, 2], 0.1 * np.arange(len(episode.rewards) + 1), atol=1e-5)
+        assert (episode.observations[:, 3] == episode.observations[0, 3]).all()
+        assert (len(episode.rewards) == TIME_LIMIT) == episode.truncated
+        np.testing.assert_allclose(episode.rewards, -np.abs(episode.observations[1:, 0]), atol=1e-6)
+    assert len({float(episode.observations[0, 3]) for episode in episodes}) == len(episodes)
+
+
+def test_each_environment_fills_a_stream_of_its_own_and_the_board_counts_them_all(
+    server: EnvServer, store: Store, board: Board, tmp_path: Path
+) -> None:
+    with collection(server, store, board, tmp_path / "policies") as (collecting, _, _):
+        for _ in range(TIME_LIMIT):
+            collecting.round(ENVS)
+        collecting.round(1)
+    slots = board.collector(0)
+    assert store.stream_names() == ["collector-000", "collector-000-001", "collector-000-002"]
+    assert slots[CollectorSlot.STEPS] == store.num_steps + 1 == ENVS * TIME_LIMIT + 1
+    assert slots[CollectorSlot.EPISODES] == ENVS
+    # A start with one environment goes on counting what the others have stored.
+    assert steps_of_idle_streams(store, 0, ["collector-000"]) == (ENVS - 1) * TIME_LIMIT
+
+
+def test_a_batch_acts_as_single_observations_do_each_with_its_own_noise(board: Board, tmp_path: Path) -> None:
+    observations = np.random.default_rng(1).standard_normal((5, 4), dtype=np.float32)
+    policy = LatestPolicy(tmp_path / "policies", board, noise=1.0, rng=np.random.default_rng(7))
+    policy.refresh()
+    together = policy.act(observations)
+    noise = np.random.default_rng(7).standard_normal((5, 1), dtype=np.float32)
+    runner = PolicyRunner(policy_path(tmp_path / "policies", board[Slot.POLICY_VERSION]))
+    alone = [runner.act(row, eps) for row, eps in zip(observations, noise, strict=True)]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert len(np.unique(noise)) == 5
+
+
+def test_a_hung_environment_costs_its_own_episode_and_no_other_s(
+    server: EnvServer, store: Store, board: Board, tmp_path: Path
+) -> None:
+    with collection(server, store, board, tmp_path / "policies", deadline=0.5) as (collecting, lanes, faults):
+        for _ in range(10):
+            collecting.round(ENVS)
+        os.kill(lanes[1].env.pid, signal.SIGSTOP)
+        for _ in range(10):
+            collecting.round(ENVS)
+        collecting.cut()
+    (fault,) = faults
+    assert isinstance(fault, EnvHung)
+    by_stream: dict[str, list[int]] = {}
+    for episode in store.episodes():
+        by_stream.setdefault(episode.stream, []).append(len(episode.rewards))
+        assert episode.interrupted
+        np.testing.assert_allclose(np.diff(episode.observations[:, 2]), 0.1, atol=1e-5)
+    assert by_stream == {"collector-000": [20], "collector-000-001": [10, 9], "collector-000-002": [20]}
+    assert board.collector(0)[CollectorSlot.FAULTS] == 1

@@ -1,0 +1,191 @@
+"""The guard's arithmetic, and what the learner does about an alarm and about the best evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agent import checkpoint
+from agent.board import Board, Slot
+from agent.checkpoint_writer import CheckpointWriter
+from agent.config import GuardConfig
+from agent.evaluations import switch_report
+from agent.files import LineFollower, read_lines
+from agent.guard import Guard
+from agent.oversight import Oversight
+from agent.run_directory import RunDirectory
+from agent.training_log import TrainingLog
+from tests.agent.learners import learn, make_learner
+
+
+def score(label: str, mean: float, *, std: float = 1.0, episodes: int = 25, version: int = 1) -> dict[str, Any]:
+    return {"label": label, "mean": mean, "std": std, "episodes": episodes, "policy_version": version}
+
+
+PRETRAINED = score("pretrained", 10.0, episodes=100)
+
+
+def test_an_alarm_needs_the_window_s_mean_below_the_floor_not_one_bad_evaluation() -> None:
+    guard = Guard(GuardConfig(window=2))
+    assert guard.add(PRETRAINED) is None
+    assert guard.add(score("curve", 5.0, version=2)) is None  # the window is not full
+    assert guard.add(score("curve", 14.9, version=3)) is None  # a mean of 9.95
+    assert guard.add(score("curve", 4.0, version=4)) is not None
+
+
+@pytest.mark.parametrize(("errors", "alarms"), [(2.0, True), (2.6, False)])
+def test_the_floor_counts_the_errors_of_both_means(errors: float, alarms: bool) -> None:
+    guard = Guard(GuardConfig(window=2, standard_errors=errors))
+    guard.add(PRETRAINED)
+    guard.add(score("curve", 9.6, version=2))
+    # SE² = 1/100 + (1/25 + 1/25)/4 = 0.03: 0.4 below J(π0) is 2.31 of them.
+    assert (guard.add(score("curve", 9.6, version=3)) is not None) == alarms
+
+
+def test_after_an_alarm_older_versions_count_no_more_and_the_pause_ends() -> None:
+    guard = Guard(GuardConfig(window=1, pause_steps=500))
+    guard.add(PRETRAINED)
+    assert guard.add(score("curve", 0.0, version=5))
+    guard.hold(online_steps=1000, version=8)
+    assert guard.holds(1499)
+    assert not guard.holds(1500)
+    assert guard.add(score("curve", 0.0, version=8)) is None
+    resumed = Guard(GuardConfig(window=1, pause_steps=500))
+    resumed.load_state_dict(guard.state_dict())
+    assert resumed.holds(1200)
+    assert resumed.add(score("curve", 0.0, version=7)) is None
+    resumed.add(PRETRAINED)
+    assert resumed.add(score("curve", 0.0, version=9))
+
+
+def test_a_guard_that_is_off_or_has_no_pretrained_score_says_nothing() -> None:
+    for guard in (Guard(GuardConfig(window=1)), Guard(GuardConfig(window=1, enabled=False))):
+        assert guard.add(score("curve", -1e9, version=2)) is None
+    off = Guard(GuardConfig(window=1, enabled=False))
+    off.add(PRETRAINED)
+    assert off.add(score("curve", -1e9, version=2)) is None
+
+
+class Overseen:
+    """An oversight of a small learner, with evaluations written as the evaluator writes them."""
+
+    def __init__(self, path: Path) -> None:
+        self.run = RunDirectory(path)
+        for folder in (path, self.run.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.board = Board(self.run.board)
+        self.algorithm = make_learner(offline_steps=0)
+        self.writer = CheckpointWriter(self.run.checkpoints, keep=2)
+        log = TrainingLog(self.run, weight_clip=100.0)
+        config = GuardConfig(window=1, pause_steps=100)
+        self.oversight = Oversight(self.run, config, self.board, self.algorithm, log, self.writer)
+        self.published: list[np.ndarray] = []
+
+    def weights(self) -> np.ndarray:
+        return np.concatenate([v.ravel() for v in self.algorithm.actor.exported_weights().values()])
+
+    def evaluation(self, label: str, mean: float, *, version: int) -> None:
+        self.run.metric("evaluation", online_steps=0, **score(label, mean, version=version))
+
+    def publish(self) -> None:
+        self.published.append(self.weights())
+        self.board[Slot.POLICY_VERSION] += 1
+
+    def save(self) -> None:
+        state = self.algorithm.state_dict()
+        self.writer.submit(self.algorithm.updates, state["tensors"], {}, first=dict)
+
+    def look(self, online_steps: int) -> None:
+        self.oversight.look(online_steps=online_steps, save=self.save, publish=self.publish)
+
+
+def test_an_alarm_publishes_the_pretrained_weights_and_holds_the_actor_while_values_learn(tmp_path: Path) -> None:
+    it, rng = Overseen(tmp_path), np.random.default_rng(0)
+    pretrained = it.weights()
+    it.evaluation("pretrained", 10.0, version=1)
+    it.oversight.begin(online_updates=0)
+    learn(it.algorithm, rng, 5)
+    assert not np.array_equal(it.weights(), pretrained)
+    it.evaluation("curve", 0.0, version=2)
+    it.look(online_steps=1000)
+    (published,) = it.published
+    np.testing.assert_array_equal(published, pretrained)
+    values = [p.clone() for p in it.algorithm.networks["critic"].parameters()]
+    learn(it.algorithm, rng, 5)
+    np.testing.assert_array_equal(it.weights(), pretrained)
+    assert any(not torch.equal(a, b) for a, b in zip(values, it.algorithm.networks["critic"].parameters(), strict=True))
+    it.look(online_steps=1050)
+    assert it.board[Slot.ACTOR_PAUSED] == 1
+    it.look(online_steps=1100)
+    assert it.board[Slot.ACTOR_PAUSED] == 0
+    learn(it.algorithm, rng, 5)
+    assert not np.array_equal(it.weights(), pretrained)
+    kinds = [event["kind"] for event in read_lines(it.run.events)]
+    assert kinds == ["guard", "guard_released"]
+    it.writer.close()
+
+
+def test_a_resumed_learner_goes_back_to_the_pretrained_weights_of_the_first(tmp_path: Path) -> None:
+    first = Overseen(tmp_path)
+    pretrained = first.weights()
+    first.evaluation("pretrained", 10.0, version=1)
+    first.oversight.begin(online_updates=0)
+    first.writer.close()
+    second = Overseen(tmp_path)
+    learn(second.algorithm, np.random.default_rng(0), 5)
+    second.oversight.begin(online_updates=5)
+    second.evaluation("curve", 0.0, version=2)
+    second.look(online_steps=1000)
+    np.testing.assert_array_equal(second.published[0], pretrained)
+    second.writer.close()
+
+
+def test_the_best_evaluation_s_checkpoint_outlives_newer_ones(tmp_path: Path) -> None:
+    it, rng = Overseen(tmp_path), np.random.default_rng(0)
+    it.oversight.begin(online_updates=0)
+    means = {2: 1.0, 3: 5.0, 4: 3.0, 5: 4.0, 6: 2.0}
+    for version, mean in means.items():
+        learn(it.algorithm, rng, 10)
+        it.board[Slot.SCORED_VERSION] = version  # the supervisor starts an evaluation
+        it.look(online_steps=0)
+        learn(it.algorithm, rng, 1)
+        it.save()
+        assert it.writer.wait() is None
+        it.evaluation("curve", mean, version=version)
+        it.look(online_steps=0)
+    it.save()
+    assert it.writer.wait() is None
+    best = json.loads(it.run.best.read_text())
+    # The third version was scored from the state after 10 + 1 + 10 updates.
+    assert (best["checkpoint"], best["mean"], best["policy_version"]) == ("000000021", 5.0, 3)
+    kept = [path.name for path in checkpoint.complete(it.run.checkpoints)]
+    assert kept[0] == best["checkpoint"]
+    assert len(kept) == 3  # and the newest two
+    assert checkpoint.is_loadable(it.run.checkpoints / best["checkpoint"])
+    it.writer.close()
+    again = Overseen(tmp_path)
+    assert again.writer.spare == {best["checkpoint"]}
+    again.writer.close()
+
+
+def test_a_follower_sees_each_line_once_and_none_by_halves(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    follower = LineFollower(path)
+    assert follower.read() == []
+    path.write_bytes(b'{"a":1}\n{"b"')
+    assert follower.read() == [{"a": 1}]
+    assert follower.read() == []
+    with path.open("ab") as file:
+        file.write(b':2}\nbroken\n{"c":3}\n')
+    assert follower.read() == [{"b": 2}, {"c": 3}]
+
+
+@pytest.mark.parametrize(("mean", "recipe"), [(10.0, "default"), (10.5, "fast"), (9.5, "safe")])
+def test_the_switch_report_names_a_recipe_by_the_lead_over_the_data(mean: float, recipe: str) -> None:
+    report = switch_report(score("pretrained", mean, episodes=25), 10.0)
+    assert report == {"pretrained": mean, "standard_error": 0.2, "dataset": 10.0, "suggested": recipe}
