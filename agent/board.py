@@ -81,6 +81,8 @@ class CollectorSlot(IntEnum):
     FAULTS = 5
     PAUSE = 6
     """A `Pause`."""
+    OVERRUNS = 7
+    """Rounds that came after their deadline, under `online.rate`."""
 
 
 class Board:
@@ -110,7 +112,11 @@ class Board:
 
     def online_steps(self) -> int:
         """Environment steps stored by all collectors, those of earlier starts included."""
-        return int(self._collectors[:, CollectorSlot.STEPS].sum())
+        return self.total(CollectorSlot.STEPS)
+
+    def total(self, slot: CollectorSlot) -> int:
+        """Of a counter, over all collectors."""
+        return int(self._collectors[:, slot].sum())
 
     def beat(self) -> None:
         """The learner is alive."""

@@ -20,14 +20,17 @@ import numpy as np
 
 from agent import staleness
 from agent.board import Board, CollectorSlot, Pause, Phase
+from agent.config import TrainConfig
 from agent.env_child import EnvSpec
 from agent.env_process import EnvHung, EnvProcess, EnvServer
 from agent.faults import FaultBudget
 from agent.full_disk import DiskPatience
 from agent.incidents import Incidents
+from agent.interventions import Intervention
 from agent.latest_policy import LatestPolicy
 from agent.pacer import Pacer
 from agent.process import StopSignal, run_child
+from agent.rhythm import Rhythm
 from agent.run_directory import RunDirectory
 from envs.errors import EnvFault
 from replay.store import Store
@@ -54,6 +57,10 @@ class Lane:
     """Whether its process stands."""
     in_episode: bool = False
     """Whether `row` of the batch holds an observation to act on."""
+    intervention: Intervention | None = None
+    """Who may act in the policy's place."""
+    intervened: bool = False
+    """Whether that was so in this round."""
 
 
 class Collection:
@@ -99,7 +106,7 @@ class Collection:
         if not lanes:
             return
         actions = self._policy.act(self._observations[[lane.row for lane in lanes]])
-        executed = np.clip(actions, self._low, self._high)
+        executed = np.clip([self._decide(*each) for each in zip(lanes, actions, strict=True)], self._low, self._high)
         for lane, action in zip(lanes, executed, strict=True):
             lane.env.ask_step(action)
         stored = 0
@@ -108,6 +115,15 @@ class Collection:
                 stored += self._store(lane, action)
         self._on_stored(stored)
         self.count()
+
+    def begin(self, size: int) -> bool:
+        """Have the first `size` environments within an episode; whether one had to begin."""
+        lanes = self._lanes[:size]
+        if all(lane.in_episode for lane in lanes):
+            return False
+        self._policy.refresh()
+        self.begin_episodes(lanes)
+        return True
 
     def begin_episodes(self, lanes: Sequence[Lane]) -> list[Lane]:
         """Build and reset where that is due, all at the same time; the lanes that can act."""
@@ -122,6 +138,8 @@ class Collection:
                 self._observations[lane.row] = lane.env.observation
                 lane.in_episode = True
                 self._policy.reset()
+                if lane.intervention is not None:
+                    lane.intervention.reset()
         return [lane for lane in lanes if lane.in_episode]
 
     def stand(self, lane: Lane, observation: np.ndarray) -> None:
@@ -138,6 +156,14 @@ class Collection:
         """Put the counters on the board."""
         self._slots[CollectorSlot.STEPS] = self.steps
         self._slots[CollectorSlot.POLICY_VERSION] = self._policy.version
+
+    def _decide(self, lane: Lane, action: np.ndarray) -> np.ndarray:
+        """The policy's action, or what the intervening party makes of it."""
+        taken = None
+        if lane.intervention is not None:
+            taken = lane.intervention(self._observations[lane.row], action)
+        lane.intervened = taken is not None
+        return action if taken is None else taken
 
     def _answered(self, lane: Lane) -> bool:
         """Whether what was asked of the environment came; if not, its episode is cut before the fault."""
@@ -161,6 +187,7 @@ class Collection:
                 row, action, env.reward,
                 terminated=terminated, truncated=truncated, next_observation=env.observation,
                 first=not writer.in_episode, policy_version=self._policy.version, info=env.info,
+                intervention=lane.intervened,
             )  # fmt: skip
             return 1
 
@@ -177,13 +204,19 @@ class Collection:
         lane.in_episode = False
 
 
-def collect(collection: Collection, *, due: Callable[[], int], stopping: Callable[[], bool], slots: np.ndarray) -> None:
+def collect(
+    collection: Collection, *, due: Callable[[], int], rhythm: Rhythm, stopping: Callable[[], bool], slots: np.ndarray
+) -> None:
     """Round after round until told to stop; `due()` says in how many environments a step is due now."""
     while not stopping():
         slots[CollectorSlot.BEAT] = time.monotonic_ns()
         if size := due():
+            if rhythm.on and collection.begin(size):
+                rhythm.pause()
+            rhythm.wait()
             collection.round(size)
         else:
+            rhythm.pause()
             started = time.monotonic_ns()
             time.sleep(PAUSE_SECONDS)
             slots[CollectorSlot.WAIT_NS] += time.monotonic_ns() - started
@@ -238,7 +271,8 @@ def run_collector(run: RunDirectory, number: int) -> None:
             writer = patiently(lambda name=name: store.writer(name, durability=config.online.durability))  # type: ignore[misc]
             if writer is None:
                 return
-            lanes.append(Lane(env=env, writer=stack.enter_context(writer), row=index))
+            intervention = intervention_of(config, store.spec.action_size)
+            lanes.append(Lane(env=env, writer=stack.enter_context(writer), row=index, intervention=intervention))
         earlier = steps_of_idle_streams(store, number, [lane.writer.name for lane in lanes])
         # A restarted collector must not repeat the noise and resets of its predecessor.
         stored = earlier + sum(lane.writer.steps for lane in lanes)
@@ -248,8 +282,17 @@ def run_collector(run: RunDirectory, number: int) -> None:
             lanes, policy,
             on_fault=note, patiently=patiently, on_stored=measure, slots=slots, rng=rng, earlier_steps=earlier,
         )  # fmt: skip
-        collect(collection, due=Pacer(board, config, incidents, slots).due, stopping=stopping, slots=slots)
+        collect(
+            collection, due=Pacer(board, config, incidents, slots).due, rhythm=Rhythm(config.online.rate, slots),
+            stopping=stopping, slots=slots,
+        )  # fmt: skip
         incidents.flush()
+
+
+def intervention_of(config: TrainConfig, action_size: int) -> Intervention | None:
+    """Who may act in the policy's place, made anew for each environment."""
+    spec = config.online.intervention
+    return Intervention(spec, action_size) if spec else None
 
 
 def env_spec(run: RunDirectory, store: Store) -> EnvSpec:

@@ -34,6 +34,10 @@ class OnlineConfig:
     """Updates between published policy versions in lockstep, where no clock may decide."""
     max_staleness_seconds: float = 30.0
     """Collection pauses when no policy has been published for so long: the learner hangs, is restarting or starved."""
+    rate: float = 0.0
+    """Steps a second of each environment, for robots and real-time simulation; 0: as many as there can be."""
+    intervention: str = ""
+    """module:factory of who may act in the policy's place: see docs/runs.md. Such steps count as offline data too."""
     exploration_noise: float = 1.0
     """Multiplies the policy's own standard deviation while collecting; 0 acts by the mean."""
     durability: Literal["process", "interval", "block"] = "interval"
@@ -154,6 +158,8 @@ class TrainConfig:
             ("online.publish_seconds", o.publish_seconds > 0.0, "must be positive"),
             ("online.publish_updates", o.publish_updates >= 1, "must be 1 or more"),
             ("online.max_staleness_seconds", o.max_staleness_seconds > 0.0, "must be positive"),
+            ("online.rate", o.rate >= 0.0, "must be 0 or more"),
+            ("online.rate", o.collectors > 0 or o.rate == 0.0, "lockstep knows no time: use 0, or collectors"),
             ("online.exploration_noise", o.exploration_noise >= 0.0, "must be 0 or more"),
             ("guard.standard_errors", self.guard.standard_errors >= 0.0, "must be 0 or more"),
             ("guard.window", self.guard.window >= 1, "must be 1 or more"),

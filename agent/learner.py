@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from agent import algorithms
-from agent.board import Board, Phase, Slot
+from agent.board import Board, CollectorSlot, Phase, Slot
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import TrainConfig
 from agent.data_checks import oddities
@@ -44,7 +44,7 @@ from agent.seeds import SEED_DIAGNOSTICS, SEED_NETWORKS, SEED_OFFLINE, SEED_ONLI
 from agent.training_log import TrainingLog
 from agent.transitions import Preparer
 from replay.limiter import Limiter
-from replay.sampler import MixedSampler, UniformSampler
+from replay.sampler import MixedSampler, PooledSampler, UniformSampler
 from replay.statistics import reward_range
 from replay.store import Store
 
@@ -234,7 +234,10 @@ class Learner:
         online = UniformSampler(
             self.online_reader, max(1, size - offline_rows), rng=generator_of(self.config.seed, SEED_ONLINE)
         )
-        mixed = MixedSampler([(self.offline, offline_rows), (online, size - offline_rows)])
+        offline = self.offline
+        if self.config.online.intervention:
+            offline = PooledSampler(self.offline, self.online_reader, "intervention")
+        mixed = MixedSampler([(offline, offline_rows), (online, size - offline_rows)])
         if self._online_state is not None:
             mixed.load_state_dict(self._online_state)
         self.mixed = mixed
@@ -260,7 +263,9 @@ class Learner:
         if updates % self.config.log_every == 0:
             self.check(result)
             assert self.feed is not None
-            context = {"checkpoint_block_ms": self.blocked_ms} if self.blocked_ms else {}
+            context: dict[str, float] = {"checkpoint_block_ms": self.blocked_ms} if self.blocked_ms else {}
+            if self.config.online.rate:
+                context["overruns"] = self.board.total(CollectorSlot.OVERRUNS)
             self.execution.watch_precision(result)
             self.log.training(
                 result, phase=phase, updates=updates, online_steps=self.board.online_steps(),
@@ -348,8 +353,9 @@ class Learner:
         self.prepare.largest_reward = max(self.prepare.largest_reward, float(state.get("largest_reward", 0.0)))
         tensors, self._acting = split_acting(saved.tensors)
         self.algorithm.load_state_dict({"tensors": tensors, "numbers": state["numbers"]})
-        self.offline.load_state_dict(state["offline_sampler"])
         self._online_state = state["mixed_sampler"]
+        if self._online_state is None:
+            self.offline.load_state_dict(state["offline_sampler"])
         self._lockstep_state = state.get("lockstep")
         self._saved_version = int(state["policy_version"])
         if self._online_state is not None:

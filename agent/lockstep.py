@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from agent.board import CollectorSlot, Phase, Slot
-from agent.collector import COLLECTOR_BRANCH, Collection, Lane, stream_name
+from agent.collector import COLLECTOR_BRANCH, Collection, Lane, intervention_of, stream_name
 from agent.faults import FaultBudget
 from agent.feeding import Feed
 from agent.latest_policy import LatestPolicy
@@ -72,7 +72,8 @@ class Lockstep:
         self._budget = FaultBudget()
         self._rng = np.random.default_rng(np.random.SeedSequence([config.seed, COLLECTOR_BRANCH]))
         self._slots = learner.board.collector(0)
-        self._lane = Lane(env=self._env, writer=self._writer, row=0)
+        intervention = intervention_of(config, store.spec.action_size)
+        self._lane = Lane(env=self._env, writer=self._writer, row=0, intervention=intervention)
         self._collection = Collection(
             [self._lane],
             LatestPolicy(run.policies, learner.board, noise=config.online.exploration_noise, rng=self._rng),
@@ -182,15 +183,21 @@ class Lockstep:
         """Bring the environment to where the checkpoint's episode stood. Differs, EnvFault: it does not get there."""
         writer, env, spec = self._writer, self._env, self._writer.spec
         rows = writer.rows(writer.first_row, writer.head)
-        o = spec.observation_size
+        o, flag = spec.observation_size, spec.offsets["intervention"]
+        intervention = self._lane.intervention
         env.launch()
         env.answer()
         env.ask_reset(seed)
         env.answer()
+        if intervention is not None:
+            intervention.reset()
         for number, row in enumerate(rows):
-            if not np.array_equal(env.observation, row[:o]):
+            action = row[o : o + spec.action_size]
+            # A script that intervenes may count its steps: it comes along.
+            intervened = intervention is not None and intervention(env.observation, action) is not None
+            if not np.array_equal(env.observation, row[:o]) or intervened != bool(row[flag]):
                 raise Differs(f"row {writer.first_row + number} of stream {writer.name} was not repeated")
-            env.ask_step(row[o : o + spec.action_size])
+            env.ask_step(action)
             env.answer()
             self._learner.board.beat()
         self._collection.stand(self._lane, env.observation)

@@ -62,6 +62,7 @@ class RunStatus:
                     "policy_version": int(row[CollectorSlot.POLICY_VERSION]),
                     "wait_seconds": round(int(row[CollectorSlot.WAIT_NS]) / 1e9, 2),
                     "faults": int(row[CollectorSlot.FAULTS]),
+                    "overruns": int(row[CollectorSlot.OVERRUNS]),
                     "paused": Pause(int(row[CollectorSlot.PAUSE])).name.lower().replace("_", " "),
                 }
                 for row in map(board.collector, range(collectors))

@@ -13,6 +13,7 @@ from agent.board import Board
 from agent.config import TrainConfig
 from agent.config_files import validate
 from agent.errors import CheckpointError
+from agent.interventions import find_factory
 from agent.process import StopSignal
 from agent.run_directory import RunDirectory
 from agent.setup_run import set_up
@@ -33,6 +34,8 @@ def train(
     run came to its end or was stopped by SIGTERM or Ctrl-C. Raises the errors of `agent.errors.SLIPWAY_ERRORS`.
     """
     validate(config)
+    if config.online.intervention:
+        find_factory(config.online.intervention)
     if importlib.util.find_spec("torch") is None:
         # The learner would find out by itself, but in a process whose restarts cannot mend it.
         raise ModuleNotFoundError("training needs torch", name="torch")

@@ -37,9 +37,8 @@ def main(path: Path) -> None:
     keep_freed_memory()
     learner = Learner(run, config, Board(run.board), lambda: False)
     learner.execution.choose(to_come=10**6)
-    learner.start_publishing()
-    assert learner.publisher is not None
-    runner = PolicyRunner(policy_path(run.policies, learner.publisher.version))
+    publication = learner.start_publishing()
+    runner = PolicyRunner(policy_path(run.policies, publication.version))
     spec = json.loads(run.env.read_text())
     env = make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
     rng = np.random.default_rng(0)
@@ -76,7 +75,7 @@ def main(path: Path) -> None:
                     "env": step,
                     "update": lambda: algorithm.update(inline.next()),
                     "update ahead": lambda: algorithm.update(ahead.next()),
-                    "publish": learner.publish,
+                    "publish": publication.publish,
                 },
                 executor=learner.execution.name,
             )  # fmt: skip

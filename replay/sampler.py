@@ -13,6 +13,7 @@ from replay.errors import SchemaError
 from replay.reader import StoreReader
 from replay.sampling.batch import Batch, SequenceBatch
 from replay.sampling.epochs import Epochs
+from replay.sampling.flagged import PooledSampler
 from replay.sampling.mixture import MixedSampler
 from replay.sampling.priorities import Prioritised
 from replay.sampling.ranges import Ranges
@@ -24,6 +25,7 @@ from replay.sampling.transitions import PrioritisedSampler, TransitionSampler, U
 __all__ = [
     "Batch",
     "MixedSampler",
+    "PooledSampler",
     "PrioritisedSampler",
     "SequenceBatch",
     "SequenceSampler",

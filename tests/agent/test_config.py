@@ -78,6 +78,8 @@ UNUSUAL = TrainConfig(
         publish_seconds=1e-5,
         publish_updates=7,
         max_staleness_seconds=0.5,
+        rate=20.0,
+        intervention="module:make",
         exploration_noise=0.0,
         durability="block",
     ),
@@ -175,6 +177,7 @@ def test_a_wrong_key_or_type_is_refused_by_name(toml: str, message: str) -> None
         ("online.tolerance_steps", 0),
         ("online.publish_seconds", 0.0),
         ("online.publish_updates", 0),
+        ("online.rate", -1.0),
         ("online.exploration_noise", -1.0),
         ("evaluation.episodes", 0),
         ("evaluation.final_episodes", 0),
@@ -322,6 +325,7 @@ def test_every_difference_that_makes_another_experiment_is_listed() -> None:
         ("online.envs_per_collector", 4),
         ("online.step_deadline_seconds", 1.0),
         ("online.max_staleness_seconds", 1.0),
+        ("online.rate", 5.0),
         ("guard.window", 7),
         ("evaluation.episodes", 50),
         ("evaluation.every_steps", 99),
@@ -343,6 +347,7 @@ def test_a_resume_may_not_change_anything_else() -> None:
         "online.envs_per_collector",
         "online.step_deadline_seconds",
         "online.max_staleness_seconds",
+        "online.rate",
     } | {name for name in flatten(UNUSUAL) if name.startswith(("evaluation.", "checkpoint.", "guard."))}
     default = flatten(TrainConfig())
     listed = {line.split(":")[0] for line in incompatible(TrainConfig(), UNUSUAL)}

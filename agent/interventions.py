@@ -1,0 +1,85 @@
+"""Interventions: a person or a script that may act in the policy's place (`online.intervention = "module:factory"`).
+
+    class Brake:
+        def __call__(self, observation, action):      # [O], [A] float32, environment units; both may be kept
+            return np.zeros_like(action) if observation[0] > 1.0 else None      # None: the policy's action stands
+
+    make_brake = Brake
+
+The factory is called once for each environment, without arguments. What is returned is clipped to the action bounds,
+executed, stored and flagged `intervention`. A `reset()` is called where an episode begins. Torch-free.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.errors import ConfigError
+from export.errors import ExportError
+from export.watchdog import load_attribute
+
+FIELD = "online.intervention"
+
+
+def find_factory(spec: str) -> Callable[[], Any]:
+    """What `module:factory` names; the current directory is on the import path. ConfigError in one line if nothing."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = load_attribute(spec)
+    except ExportError as error:
+        raise ConfigError(f"{FIELD}: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"{FIELD}: importing {spec!r} failed: {type(error).__name__}: {error}") from error
+    if not callable(factory):
+        raise ConfigError(f"{FIELD}: {spec!r} is a {type(factory).__name__}: name a function or class to call")
+    made: Callable[[], Any] = factory
+    return made
+
+
+class Intervention:
+    """One environment's intervening party, whose answers are checked."""
+
+    def __init__(self, spec: str, action_size: int) -> None:
+        """ConfigError where the factory fails or returns nothing that can be called."""
+        self._spec, self._shape = spec, (action_size,)
+        self._act = self._try("its factory", find_factory(spec))
+        if not callable(self._act):
+            raise ConfigError(f"{FIELD}: {spec!r} returned a {type(self._act).__name__}, which cannot be called")
+
+    def reset(self) -> None:
+        """An episode begins."""
+        reset = getattr(self._act, "reset", None)
+        if callable(reset):
+            self._try("its reset", reset)
+
+    def __call__(self, observation: np.ndarray, action: np.ndarray) -> np.ndarray | None:
+        """The action to take instead of the policy's, [A] float32; None to let it stand.
+
+        ConfigError where it raises or returns something else: whoever relies on it would rather stand still.
+        """
+        answer = self._try("it", lambda: self._act(observation.copy(), action.copy()))
+        if answer is None:
+            return None
+        try:
+            taken = np.asarray(answer, np.float32)
+        except (TypeError, ValueError):
+            taken = np.zeros(0, np.float32)
+        if taken.shape != self._shape or not np.isfinite(taken).all():
+            raise ConfigError(
+                f"{FIELD}: {self._spec!r} returned {answer!r:.120}: return {self._shape[0]} finite numbers, or None"
+            )
+        return taken
+
+    def _try(self, what: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{FIELD}: {self._spec!r}: {what} raised {type(error).__name__}: {error}") from error
