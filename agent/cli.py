@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("agent.commands.report", "a self-contained HTML page about a run"),
     "status": ("agent.commands.status", "what a run is doing now"),
     "bench": ("agent.commands.bench", "benchmarks beside named peers, from a checkout"),
-    "doctor": ("agent.commands.doctor", "what is installed and how this machine behaves"),
+    "doctor": ("agent.commands.doctor", "what is wrong with this installation or machine, and its mend"),
 }
 
 # Which extra brings a missing package, for the verb that needs it.
@@ -82,8 +82,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for variable in THREAD_VARIABLES:
         # One process, one thread, set before numpy and torch load; a user's own choice stands.
         os.environ.setdefault(variable, "1")
-    from agent.console import set_level, shows
-    from agent.errors import SLIPWAY_ERRORS
+    try:
+        from agent.console import set_level, shows
+        from agent.errors import SLIPWAY_ERRORS
+    except ImportError:
+        from agent.shadowing import hidden
+
+        if not (found := hidden()):
+            raise
+        name, where = found[0]
+        sys.stderr.write(
+            f"slipway {verb}: another {name!r} ({where}) hides Slipway's own: remove it from the import path\n"
+        )
+        return 2
 
     try:
         level, rest = log_level(rest)
