@@ -37,6 +37,11 @@ def td_loss(q_NB: Tensor, target_B: Tensor) -> Tensor:
     return (q_NB - target_B).square().mean(dim=1).sum()
 
 
+def standardized(advantage_B: Tensor) -> Tensor:
+    """(A − mean) / deviation over the batch (code of Peng et al. 2019, arXiv:1910.00177). Shape [B]."""
+    return (advantage_B - advantage_B.mean()) / (advantage_B.std(correction=0) + 1e-5)
+
+
 def advantage_weights(advantage_B: Tensor, beta: float, clip: float) -> Tensor:
     """min(exp(β·A), clip), the weights of equation 7; the clip (100) is the authors' code's. Shape [B]."""
     # The exponent is bounded before exp: float32 overflows at 88 and an infinite weight times a zero is NaN.
@@ -47,6 +52,13 @@ def gaussian_log_prob(mean_BA: Tensor, log_std_A: Tensor, action_BA: Tensor) -> 
     """log N(a; μ, diag σ²) summed over action dimensions. Shapes [B, A], [A], [B, A] → [B]."""
     z_BA = (action_BA - mean_BA) * torch.exp(-log_std_A)
     return (-0.5 * z_BA.square() - log_std_A - LOG_SQRT_2PI).sum(dim=-1)
+
+
+def gaussian_kl(mean_BA: Tensor, log_std_A: Tensor, other_mean_BA: Tensor, other_log_std_A: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(μ', σ'²)) summed over action dimensions. Shapes [B, A], [A], [B, A], [A] → [B]."""
+    difference_A = log_std_A - other_log_std_A
+    z_BA = (mean_BA - other_mean_BA) * torch.exp(-other_log_std_A)
+    return (0.5 * (torch.exp(2.0 * difference_A) + z_BA.square() - 1.0) - difference_A).sum(dim=-1)
 
 
 def squashed_gaussian_log_prob(eps_BA: Tensor, log_std_BA: Tensor, before_BA: Tensor) -> Tensor:

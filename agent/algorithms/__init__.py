@@ -17,6 +17,9 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
     "bc": ("bc_config.BCConfig", "bc.BC"),
     "top_bc": ("bc_config.TopBCConfig", "bc.TopBC"),
     "td3_bc": ("td3_bc_config.TD3BCConfig", "td3_bc.TD3BC"),
+    "awac": ("awac_config.AWACConfig", "awac.AWAC"),
+    "awr": ("awr_config.AWRConfig", "awr.AWR"),
+    "one_step": ("one_step_config.OneStepConfig", "one_step.OneStep"),
     "rebrac": ("rebrac_config.ReBRACConfig", "rebrac.ReBRAC"),
 }
 """By name: the configuration and the algorithm, each as module.Class of this package."""

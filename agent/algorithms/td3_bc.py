@@ -1,6 +1,6 @@
 """TD3+BC (Fujimoto & Gu 2021, arXiv:2106.06860): TD3 whose policy also imitates the data.
 
-L_π = −λ·E[Q_1(s, π(s))] + E[(π(s) − a)²],  λ = α / mean|Q_1(s, π(s))|            (equations 3 and 5)
+L_π = −λ·E[Q_1(s, π(s))] + E[(π(s) − a)²],  λ = α / mean|Q_1(s, π(s))|
 
 The square is the mean over action dimensions too, and λ carries no gradient, as in the authors' code.
 """

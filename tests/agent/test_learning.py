@@ -14,11 +14,19 @@ from tests.agent.corridor import learned, mean_return, write_aimless_episodes
 
 SMALL: dict[str, Any] = {"hidden": (32, 32), "batch_size": 64, "learning_rate": 2e-3}
 UPDATES = 1200
-METHODS: dict[str, dict[str, Any]] = {
-    "iql": {"expectile": 0.9, "beta": 10.0, "target_rate": 0.05},
+STRAIGHT, BETTER = -21.0, -28.0
+"""Mean returns of a policy that hardly errs on its way, and of one that is clearly better than the data's."""
+METHODS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "iql": ("iql", {"expectile": 0.9, "beta": 10.0, "target_rate": 0.05}, STRAIGHT),
     # Returns of -20 to 0 make λ small beside what one action changes.
-    "td3_bc": {"target_rate": 0.05, "bc_alpha": 40.0},
-    "rebrac": {"target_rate": 0.05, "actor_penalty": 0.01},
+    "td3_bc": ("td3_bc", {"target_rate": 0.05, "bc_alpha": 40.0}, STRAIGHT),
+    "rebrac": ("rebrac", {"target_rate": 0.05, "actor_penalty": 0.01}, STRAIGHT),
+    "awac": ("awac", {"target_rate": 0.05, "beta": 10.0}, STRAIGHT),
+    # Values of the data's own policy allow for one improvement of it and no more.
+    "one_step": ("one_step", {"target_rate": 0.05, "beta": 10.0}, BETTER),
+    "reverse_kl": ("one_step", {"target_rate": 0.05, "improvement": "reverse_kl", "kl_weight": 0.1}, STRAIGHT),
+    # Over several steps the drift of the whole episode drowns what one action did.
+    "awr": ("awr", {"beta": 10.0, "n_step": 1}, BETTER),
 }
 IMITATION: dict[str, dict[str, Any]] = {
     "iql": {"beta": 0.0},  # all weights 1: behaviour cloning
@@ -38,10 +46,11 @@ def score(store: Store, name: str, changes: dict[str, Any], updates: int) -> flo
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_aimless_data_become_a_policy_that_goes_straight_to_the_goal(store: Store, name: str) -> None:
+def test_aimless_data_become_a_policy_that_goes_to_the_goal(store: Store, name: str) -> None:
     from_the_left_end = returns(store)[::3]
     assert from_the_left_end.mean() < -35.0  # the data are bad
-    assert score(store, name, METHODS[name], UPDATES) > -21.0
+    algorithm, changes, enough = METHODS[name]
+    assert score(store, algorithm, changes, UPDATES) > enough
 
 
 @pytest.mark.parametrize("name", IMITATION)

@@ -1,7 +1,7 @@
 """TD3+BC's and ReBRAC's updates in plain NumPy float64, from their papers' equations: slow, shares no code with ours.
 
-TD3: Fujimoto, van Hoof, Meger 2018 (arXiv:1802.09477), algorithm 1. TD3+BC: Fujimoto & Gu 2021 (arXiv:2106.06860),
-equations 3 and 5. ReBRAC: Tarasov et al. 2023 (arXiv:2305.09836), equations 2 and 3. Gradients are derived by hand.
+TD3: Fujimoto, van Hoof, Meger 2018 (arXiv:1802.09477), algorithm 1. TD3+BC: Fujimoto & Gu 2021 (arXiv:2106.06860).
+ReBRAC: Tarasov et al. 2023 (arXiv:2305.09836). Gradients are derived by hand.
 `mistake` makes one deliberate error, for tests that must be able to notice it.
 
 Shapes: B batch, O observation, A action, N critics.

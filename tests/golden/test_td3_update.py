@@ -1,4 +1,4 @@
-"""TD3+BC's and ReBRAC's updates equal an independent float64 reference, step by step, and a mistake would be noticed."""
+"""TD3+BC's and ReBRAC's updates equal an independent float64 reference, step by step, and a mistake is noticed."""
 
 from __future__ import annotations
 
