@@ -68,6 +68,8 @@ class EvaluationConfig:
     """Episodes of the evaluations after pretraining and at the end."""
     every_steps: int = 10_000
     """Online environment steps between evaluations along the curve; 0 leaves them out."""
+    video: bool = False
+    """Draw an episode of each evaluation into RUN/videos and TensorBoard; needs EGL or OSMesa."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +121,8 @@ class TrainConfig:
     """What runs the updates: as written, compiled as one graph, or whichever is measured to end the run sooner."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of the matrix products between hidden layers; bf16 is faster, weights and all else stay float32."""
+    tracker: Literal["none", "wandb", "trackio", "mlflow"] = "none"
+    """Also hand the figures of metrics.jsonl to this experiment tracker; without network or account they stay here."""
     log_every: int = 500
     """Updates between lines in metrics.jsonl."""
     diagnostics_every: int = 10_000

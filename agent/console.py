@@ -103,7 +103,7 @@ class _PlainBar:
         self._name, self._total = name, total
         self._every = PLAIN_SECONDS
         self._said: tuple[float, float] | None = None
-        self._line = ""
+        self._shown: tuple[float, str] | None = None
 
     def __call__(self, done: float, *, total: float | None = None, note: str = "") -> None:
         self._total = self._total if total is None else total
@@ -122,10 +122,10 @@ class _PlainBar:
         line = " · ".join([*parts, *([note] if note else [])])
         self._said = now, done
         # A line that says nothing new is worth less than its room.
-        if done != before or line != self._line:
+        if (done, note) != self._shown:
             messages.print(line, markup=False, soft_wrap=True)
             self._every = min(1.5 * self._every, PLAIN_SECONDS_AT_MOST)
-        self._line = line
+        self._shown = done, note
 
 
 class _Done(ProgressColumn):

@@ -65,6 +65,8 @@ class Feed:
             follow: called before every `AHEAD` draws by whoever draws, to let the sampler see new rows.
         """
         self._sampler, self._prepare, self._follow = sampler, prepare, follow
+        self.batch: Transitions | None = None
+        """What `next` last handed out."""
         self._drawn = 0
         self._state = sampler.state_dict()
         self._waited, self._measured_at = 0.0, time.perf_counter()
@@ -97,7 +99,8 @@ class Feed:
             self._free.put(self._in_use)
             self._in_use = self._next_ready()
         self._state = self._in_use.state
-        return self._in_use.buffer.acquire()
+        self.batch = self._in_use.buffer.acquire()
+        return self.batch
 
     def _next_ready(self) -> _Slot:
         try:

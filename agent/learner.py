@@ -271,7 +271,7 @@ class Learner:
                 result, phase=phase, updates=updates, online_steps=self.board.online_steps(),
                 policy_version=self.board[Slot.POLICY_VERSION],
                 wait_seconds=self.board[Slot.LEARNER_WAIT_NS] / 1e9,
-                data_wait_fraction=self.feed.wait_fraction(), **context,
+                data_wait_fraction=self.feed.wait_fraction(), histograms=self.histograms(result), **context,
             )  # fmt: skip
             self.blocked_ms = 0.0
             if failure := self.writer.failure():
@@ -288,6 +288,20 @@ class Learner:
         if self.config.diagnostics_every and updates > self.diagnosed_at:
             self.log.diagnostics(self.diagnostics.measure(self.algorithm), phase=phase, updates=updates)
             self.diagnosed_at = updates
+
+    def histograms(self, result: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What is worth a distribution: advantages, the batch's actions, and the policy's in their place."""
+        assert self.feed is not None
+        batch, actor = self.feed.batch, self.algorithm.actor
+        if batch is None:
+            return {}
+        learning = actor.training
+        with torch.no_grad():
+            # Without dropout, whose masks come from a generator that training alone may advance.
+            chosen = torch.tanh(actor.eval().raw(batch.observation))
+        actor.train(learning)
+        found = {"action/batch": batch.action, "action/policy": chosen}
+        return found | {name: result[name] for name in ("advantage",) if name in result}
 
     def waiting(self, seconds: float) -> None:
         """The limiter holds the learner back: collectors are behind."""

@@ -1,6 +1,6 @@
 """The run directory: names of its files, who owns it, and whether a command may continue it.
 
-RUN/ config.toml  status.json  metrics.jsonl  events.jsonl  tensorboard/  board.bin  agent.lock  logs/
+RUN/ config.toml  status.json  metrics.jsonl  events.jsonl  tensorboard/  videos/  board.bin  agent.lock  logs/
      checkpoints/STEP/ + LATEST   policies/vNNNNNN.onnx + LATEST   replay.zarr/   report.html  export.json  deploy.json
 """
 
@@ -61,6 +61,7 @@ class RunDirectory:
         self.pretrained = self.checkpoints / "pretrained_actor.safetensors"
         self.policies = path / "policies"
         self.replay = path / "replay.zarr"
+        self.videos = path / "videos"
         self.report = path / "report.html"
         self.deployment = path / "deploy.json"
         self.export = path / "export.json"

@@ -50,7 +50,7 @@ def line(status: dict[str, Any]) -> str:
             parts.append(f"{status[key]:,.0f} {unit}")
     if status["last_evaluation"]:
         parts.append(f"{status['last_evaluation']['label']} {score(status['last_evaluation'])}")
-    parts.append(f"{status['incidents']} incidents")
+    parts.append(f"{status['incidents']} incident{'' if status['incidents'] == 1 else 's'}")
     return " · ".join(parts)
 
 

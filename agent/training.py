@@ -18,6 +18,7 @@ from agent.process import StopSignal
 from agent.run_directory import RunDirectory
 from agent.setup_run import set_up
 from agent.supervisor import Supervisor
+from agent.trackers import check_installed, tracking
 from replay.statistics import returns
 from replay.store import Store
 
@@ -40,6 +41,8 @@ def train(
         # The learner would find out by itself, but in a process whose restarts cannot mend it.
         raise ModuleNotFoundError("training needs torch", name="torch")
     config = dataclasses.replace(config, replay=config.replay.resolve(), out=config.out.resolve())
+    if config.tracker != "none":
+        check_installed(config.tracker)
     run = RunDirectory(config.out)
     run.check_belongs_to(config)
     if not run.preparation.exists():
@@ -49,7 +52,8 @@ def train(
     with run.exclusive() as lock:
         run.save_config(config)
         supervisor = Supervisor(run, config, lock=lock, stopping=stopping or StopSignal())
-        finished = supervisor.train(on_tick)
+        with tracking(run, config.tracker):
+            finished = supervisor.train(on_tick)
     return {**summary(run, config), "finished": finished}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agent.curves import Curves
 from agent.incidents import Incidents
 from agent.run_directory import RunDirectory
 
@@ -20,13 +21,24 @@ class TrainingLog:
 
     def __init__(self, run: RunDirectory, *, weight_clip: float) -> None:
         self._run, self._weight_clip = run, weight_clip
-        self._writer: Any = None
+        self._writer: Curves | None = None
         self._last: tuple[float, int] | None = None
         self._incidents = Incidents(run)
         self._lost = 0
 
-    def training(self, result: dict[str, Tensor], *, phase: str, updates: int, **context: float) -> None:
-        """Log the statistics of one update: scalars as they are; mean, deviation and maximum of the others."""
+    def training(
+        self,
+        result: dict[str, Tensor],
+        *,
+        phase: str,
+        updates: int,
+        histograms: dict[str, Tensor] | None = None,
+        **context: float,
+    ) -> None:
+        """Log the statistics of one update: scalars as they are; mean, deviation and maximum of the others.
+
+        `histograms`, of any shape by name, go to TensorBoard alone.
+        """
         values = statistics(result, weight_clip=self._weight_clip)
         now = time.monotonic()
         if self._last is not None and updates > self._last[1]:
@@ -38,8 +50,10 @@ class TrainingLog:
         try:
             self._run.metric("train", phase=phase, updates=updates, **rounded)
             self.open()
-            for name, value in values.items():
-                self._writer.add_scalar(f"train/{name}", value, updates)
+            assert self._writer is not None
+            self._writer.scalars("train", values, updates)
+            for name, tensor in (histograms or {}).items():
+                self._writer.histogram(name, tensor.detach().float().cpu().numpy(), updates)
         except OSError:
             self._lost += 1
             self._writer = None  # its thread has ended with the error; the next line opens another file
@@ -50,9 +64,9 @@ class TrainingLog:
         try:
             self._run.metric("diagnostics", phase=phase, updates=updates, **values)
             self.open()
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self._writer.add_scalar(f"diagnostics/{name}", value, updates)
+            assert self._writer is not None
+            plain = {name: value for name, value in values.items() if isinstance(value, float)}
+            self._writer.scalars("diagnostics", plain, updates)
         except OSError:
             self._lost += 1
             self._writer = None
@@ -68,11 +82,9 @@ class TrainingLog:
             self._incidents.event("metrics_lost", f"{lost} lines of figures could not be written", lines=lost)
 
     def open(self) -> None:
-        """Open TensorBoard's file now: importing it takes seconds, which the first line would take from training."""
+        """Open TensorBoard's file now: importing it takes time, which the first line would take from training."""
         if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self._run.tensorboard))
+            self._writer = Curves(self._run.tensorboard)
 
     def close(self) -> None:
         """Flush what is buffered."""

@@ -1,7 +1,10 @@
 """A self-contained HTML page about a run, finished or not: results, curves, data, replay, incidents, configuration.
 
+Several runs stand side by side on one page, with what their configurations differ in.
+
 Example:
   slipway report runs/door
+  slipway report runs/door runs/door-2 --out doors.html
 """
 
 from __future__ import annotations
@@ -13,25 +16,33 @@ from typing import Annotated
 import tyro
 
 from agent.console import results, working, write_json
-from agent.report import write_report
+from agent.errors import ConfigError
+from agent.report import write_comparison, write_report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run directory."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories."""
     out: Path | None = None
-    """File to write; RUN/report.html where left out."""
+    """File to write; RUN/report.html where left out, runs.html beside the first of several."""
+    rollout: bool = True
+    """Draw an episode of the newest policy, for a single run."""
     json: bool = False
     """Print one JSON object."""
 
 
 def run(args: Args) -> int:
     """Write the page and say where it is."""
+    if not args.runs:
+        raise ConfigError("name a run directory, the --out of a `slipway train`")
     with working("drawing the report"):
-        page = write_report(args.run, args.out)
+        if len(args.runs) == 1:
+            page = write_report(args.runs[0], args.out, with_rollout=args.rollout)
+        else:
+            page = write_comparison(args.runs, args.out or args.runs[0].resolve().parent / "runs.html")
     if args.json:
-        write_json({"run": str(args.run), "report": str(page)})
+        write_json({"runs": [str(run) for run in args.runs], "report": str(page)})
     else:
         results.print(f"report: {page}", soft_wrap=True, markup=False)
     return 0

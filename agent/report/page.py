@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,11 @@ from agent import __version__
 from agent.errors import RunError
 from agent.files import write_atomic
 from agent.report.facts import Facts, gather
+from agent.report.rollout import Rollout, rollout
+from agent.report.side_by_side import named
 from agent.report.tables import configuration, deployment_rows, entry, export_rows, interval_bars
 from agent.report.words import lead, moment, number, percent, plural, score, summary, whole
+from agent.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import jinja2
@@ -18,24 +22,38 @@ if TYPE_CHECKING:
 MOST_INCIDENTS = 200
 
 
-def write_report(run: Path, out: Path | None = None) -> Path:
+def write_report(run: Path, out: Path | None = None, *, with_rollout: bool = True) -> Path:
     """Write the report of `run` to `out` (RUN/report.html by default) in one step, and return where it is.
 
-    Shows whatever the run has so far. Raises RunError where `run` is no run or `out` cannot be written, and ReplayError
-    where the run's own store is damaged; an unreadable offline store is named in the page instead.
+    Shows whatever the run has so far; `with_rollout` draws an episode of its newest policy. Raises RunError where `run`
+    is no run or `out` cannot be written, and ReplayError where the run's own store is damaged; an unreadable offline
+    store is named in the page instead, and so is what hinders the drawing.
     """
     facts = gather(run)
-    out = out or run / "report.html"
-    data = render(facts).encode()
+    directory = RunDirectory(run)
+    episode = rollout(directory, facts.env, facts.config.seed) if with_rollout else None
+    return write_page(out or directory.report, render(facts, episode))
+
+
+def write_comparison(runs: Sequence[Path], out: Path) -> Path:
+    """Write one page about several runs to `out` in one step: results, curves and what their configurations differ in.
+
+    Raises like `write_report`.
+    """
+    return write_page(out, render_comparison(named([gather(run) for run in runs], runs)))
+
+
+def write_page(out: Path, page: str) -> Path:
+    """Replace `out` by `page`; RunError where that cannot be."""
     try:
-        write_atomic(out, data)
+        write_atomic(out, page.encode())
     except OSError as error:
         raise RunError(f"cannot write the report {out} ({error.strerror}): choose another --out") from error
     return out
 
 
-def render(facts: Facts) -> str:
-    """The page."""
+def render(facts: Facts, episode: Rollout | None = None) -> str:
+    """The page about one run."""
     # Here, not above: they take longer to import than other verbs run.
     from agent.report.contents import version_figure
     from agent.report.diagnostics import calibration, diagnostic_panels
@@ -47,6 +65,7 @@ def render(facts: Facts) -> str:
     shown = facts.incidents[-MOST_INCIDENTS:]
     return template("run.html.j2").render(
         facts=facts,
+        episode=episode,
         algorithm=type(facts.config.algorithm).__name__.removesuffix("Config"),
         lead=lead(facts),
         summary=summary(facts),
@@ -65,6 +84,25 @@ def render(facts: Facts) -> str:
         incidents_left_out=len(facts.incidents) - len(shown),
         turning_points=[entry(event, facts.started) for event in facts.turning_points[-MOST_INCIDENTS:]],
         configuration=configuration(facts.config),
+    )
+
+
+def render_comparison(runs: Sequence[Facts]) -> str:
+    """The page about several runs."""
+    from agent.report import side_by_side
+
+    differing, same = side_by_side.differences(runs)
+    return template("runs.html.j2").render(
+        runs=runs,
+        names=[facts.name for facts in runs],
+        lead=side_by_side.comparison_lead(runs),
+        scale=side_by_side.common_scale(runs),
+        rows=side_by_side.result_rows(runs),
+        curves=side_by_side.curves(runs),
+        seeds=side_by_side.seed_bands(runs),
+        panels=side_by_side.panels(runs),
+        differing=differing,
+        same=same,
     )
 
 

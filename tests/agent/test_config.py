@@ -47,6 +47,7 @@ UNUSUAL = TrainConfig(
     threads=3,
     log_every=7,
     diagnostics_every=0,
+    tracker="mlflow",
     algorithm=IQLConfig(
         expectile=0.1 + 0.7,
         beta=1e22,
@@ -84,7 +85,7 @@ UNUSUAL = TrainConfig(
         durability="block",
     ),
     guard=GuardConfig(enabled=False, standard_errors=0.0, window=1, pause_steps=0),
-    evaluation=EvaluationConfig(episodes=1, final_episodes=2, every_steps=0),
+    evaluation=EvaluationConfig(episodes=1, final_episodes=2, every_steps=0, video=True),
     checkpoint=CheckpointConfig(every_updates=1, keep=9),
 )
 
@@ -215,7 +216,7 @@ def test_every_number_has_a_rule() -> None:
     numbers = {name for name, value in flatten(TrainConfig()).items() if isinstance(value, int | float)}
     # Any finite shift makes sense, and a truth value has no range.
     assert numbers - ruled == {
-        "reward_shift", "normalize_observations", "algorithm.critic_layer_norm", "guard.enabled",
+        "reward_shift", "normalize_observations", "algorithm.critic_layer_norm", "guard.enabled", "evaluation.video",
     }  # fmt: skip
 
 
@@ -332,6 +333,7 @@ def test_every_difference_that_makes_another_experiment_is_listed() -> None:
         ("checkpoint.every_updates", 5),
         ("checkpoint.keep", 5),
         ("log_every", 100),
+        ("tracker", "none"),
     ],
 )
 def test_a_resume_may_change_how_long_and_how_often(name: str, value: Any) -> None:
@@ -344,6 +346,7 @@ def test_a_resume_may_not_change_anything_else() -> None:
         "online_steps",
         "online.collectors",
         "log_every",
+        "tracker",
         "online.envs_per_collector",
         "online.step_deadline_seconds",
         "online.max_staleness_seconds",

@@ -108,14 +108,14 @@ def test_while_pretraining_there_is_no_talk_of_what_has_not_begun(run: RunDirect
 
 def test_a_line_says_the_essence(run: RunDirectory) -> None:
     said = line(gather(run))
-    assert said.endswith("online · 345,120 of 1,000,000 steps · curve success 75% · 1 incidents")
+    assert said.endswith("online · 345,120 of 1,000,000 steps · curve success 75% · 1 incident")
 
 
 def test_a_run_that_has_not_started_is_told_apart_from_none(run: RunDirectory, tmp_path: Path) -> None:
     run.status.unlink()
     with pytest.raises(RunError, match="has no status yet"):
         gather(run)
-    with pytest.raises(RunError, match="is not a run directory"):
+    with pytest.raises(RunError, match=r"a run directory \(no config.toml\)"):
         gather(RunDirectory(tmp_path))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from agent.config import OnlineConfig, TrainConfig
 from agent.files import append_line, write_atomic
+from agent.rendering import write_video
 from agent.run_directory import RunDirectory
 from replay.schema import StoreSpec
 from replay.store import Store
@@ -63,14 +64,19 @@ def fill(store: Store, stream: str, episode_returns: list[float], version: int =
 
 
 def make_run_in(
-    folder: Path, *records: dict[str, Any], name: str = "door", env: dict[str, Any] = MAZE, online_steps: int = 6000
+    folder: Path,
+    *records: dict[str, Any],
+    name: str = "door",
+    env: dict[str, Any] = MAZE,
+    online_steps: int = 6000,
+    seed: int = 3,
 ) -> RunDirectory:
     """A run with a config and an offline store of 40 episodes, 11 of them successes; metrics as given."""
     spec = StoreSpec.from_terms(TERMS, [-1.0], [1.0], env=env)
     fill(Store.create(folder / "data.zarr", spec, chunk_rows=1024), "collect", [1.0] * 11 + [0.0] * 29)
     run = RunDirectory(folder / name)
     config = TrainConfig(
-        replay=folder / "data.zarr", out=run.path, seed=3, pretrain_steps=3000, online_steps=online_steps,
+        replay=folder / "data.zarr", out=run.path, seed=seed, pretrain_steps=3000, online_steps=online_steps,
         online=OnlineConfig(warmup_steps=1000),
     )  # fmt: skip
     run.save_config(config)
@@ -105,6 +111,17 @@ EXPORT = {
     "variants": {"float32": {"parity": PARITY}, "wfp16": {"parity": {**PARITY, "action_error": 1.7e-4}}},
     "left_out": {}, "signed": False,
 }  # fmt: skip
+
+
+def add_video(run: RunDirectory) -> None:
+    """A published policy, never loaded, and a video of it: a bar that grows."""
+    for name in ("v000001.onnx", "v000001.onnx.sha256"):
+        (run.policies / name).write_bytes(b"-")
+    run.videos.mkdir()
+    frames = np.zeros((25, 240, 320, 3), np.uint8)
+    for t in range(len(frames)):
+        frames[t, :, : 12 * t + 12] = (200, 60, 20)
+    write_video(run.videos / "pretrained-000000000-v000001.mp4", frames, 25.0)
 
 
 def finish(run: RunDirectory) -> RunDirectory:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from agent.files import append_line
-from agent.report import write_report
-from tests.agent_report.runs import FINISHED, START, finish, make_run_in
+from agent.report import write_comparison, write_report
+from tests.agent_report.runs import FINISHED, START, add_video, evaluation, finish, make_run_in
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -65,9 +65,21 @@ def browser() -> Iterator[Any]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run with everything that a report can show."""
     run = finish(make_run_in(tmp_path_factory.mktemp("browser"), *FINISHED))
+    add_video(run)
     for at, kind in ((10.0, "executor"), (31.0, "env_fault"), (50.0, "resumed")):
         append_line(run.events, {"time": START + at, "kind": kind, "message": f"a {kind} of some length " * 4})
     return write_report(run.path)
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of three runs."""
+    folder = tmp_path_factory.mktemp("comparison")
+    runs = []
+    for name in "abc":
+        (folder / name).mkdir()
+        runs.append(make_run_in(folder / name, *FINISHED, evaluation("curve", 5000, 0.8, (0.7, 0.9)), seed=ord(name)))
+    return write_comparison([run.path for run in runs], folder / "runs.html")
 
 
 def open_page(browser: Any, path: Path, *, width: int = 1280, scheme: str = "light", media: str = "screen") -> Opened:
@@ -79,6 +91,15 @@ def open_page(browser: Any, path: Path, *, width: int = 1280, scheme: str = "lig
     opened.page.emulate_media(media=media, color_scheme=scheme)
     opened.page.goto(path.as_uri())
     return opened
+
+
+def wait_for(page: Any, condition: str) -> None:
+    """Until JavaScript's `condition` holds; Playwright's own way is one that the page's policy forbids."""
+    for _ in range(200):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"waited in vain for {condition}")
 
 
 def test_it_loads_without_a_complaint_and_asks_for_nothing_but_itself(browser: Any, report: Path) -> None:
@@ -100,6 +121,30 @@ def test_everything_is_visible_and_nothing_scrolls_sideways_but_wide_tables(
     assert page.locator("figure svg:visible").count() >= 14
     results = page.locator("#results-table").locator("..")
     assert results.evaluate("e => e.scrollWidth <= e.clientWidth"), "the results scroll sideways"
+    page.context.close()
+
+
+def test_the_film_plays_when_asked_and_not_before(browser: Any, report: Path) -> None:
+    page = open_page(browser, report).page
+    film = page.locator("video")
+    if not page.evaluate("document.createElement('video').canPlayType('video/mp4; codecs=avc1.42E01E')"):
+        pytest.skip("this Chromium was built without H.264")
+    wait_for(page, "document.querySelector('video').readyState >= 2")
+    assert film.evaluate("e => [e.videoWidth, e.videoHeight, e.paused, e.controls]") == [320, 240, True, True]
+    film.evaluate("e => e.play()")
+    wait_for(page, "document.querySelector('video').currentTime > 0.2")
+    page.context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_several_runs_on_a_page_look_as_well(browser: Any, comparison: Path, width: int) -> None:
+    opened = open_page(browser, comparison, width=width)
+    page = opened.page
+    assert opened.said == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(UNSEEN) == [] and page.evaluate(CONTRAST)[0] >= 4.5
+    assert page.locator("figure svg:visible").count() >= 10
+    assert page.locator("#compared tbody tr").count() == 3
     page.context.close()
 
 
@@ -127,7 +172,8 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser: Any, rep
         )
         if not where:
             break
-        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+        # The browser draws a film's own controls, and the focus among them.
+        assert where == "VIDEO" or page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
         reached.append(where)
     links = page.evaluate("[...document.querySelectorAll('nav a')].map(e => e.getAttribute('href'))")
     assert reached[: len(links)] == links and len(links) >= 9
@@ -150,7 +196,8 @@ def test_on_paper_all_is_black_on_white_unfolded_and_on_the_sheet(browser: Any, 
     assert page.evaluate("[...document.querySelectorAll('table')].every(e => e.getBoundingClientRect().right <= 794)")
     assert page.evaluate("document.documentElement.scrollWidth") <= 794
     assert page.locator("#evaluations").is_visible(), "what is folded cannot be opened on paper"
-    assert not page.locator("nav").is_visible()
+    assert not page.locator("nav").is_visible() and not page.locator("video").is_visible()
+    assert page.evaluate("[...document.querySelectorAll('.stills img')].filter(e => e.naturalWidth == 320).length") == 4
     sheets = page.pdf(format="A4")
     assert sheets.startswith(b"%PDF") and 3 <= sheets.count(b"/Type /Page\n") <= 12
     page.context.close()

@@ -268,13 +268,13 @@ def test_the_same_run_gives_the_same_bytes_on_another_machine(finished: RunDirec
         text=True,
         check=True,
     )
-    assert json.loads(answer.stdout) == {"run": str(finished.path), "report": str(tmp_path / "again.html")}
+    assert json.loads(answer.stdout) == {"runs": [str(finished.path)], "report": str(tmp_path / "again.html")}
     assert (tmp_path / "again.html").read_bytes() == finished.report.read_bytes()
     assert list(finished.path.glob(".report*")) == []
 
 
 def test_what_is_no_run_is_refused_and_nothing_written(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is not a run directory"):
+    with pytest.raises(RunError, match=r"a run directory \(no config.toml\)"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from agent.cli import VERBS
+from agent.errors import RenderingError
+from agent.rendering import backend
 from tests.integration.command import SLIPWAY, environment, outcome, run, succeed
 from tests.integration.conftest import Made
 
@@ -125,8 +127,26 @@ def test_status_says_that_a_finished_run_is_done(place: Path, trained: Made) -> 
 
 def test_report_says_where_the_page_is(place: Path, trained: Made) -> None:
     record = outcome("report", "run", "--out", "page.html", cwd=place)
-    assert (place / record["report"]).read_text().rstrip().endswith("</html>")
-    assert record["run"] == "run"
+    text = (place / record["report"]).read_text()
+    assert text.rstrip().endswith("</html>")
+    assert record["runs"] == ["run"]
+    try:
+        backend()
+    except RenderingError:
+        assert "No episode could be drawn: nothing can draw here" in text
+    else:
+        assert "data:video/mp4;base64," in text and "An episode of policy version" in text
+
+
+def test_a_report_where_nothing_draws_says_so_and_shows_the_rest(place: Path, trained: Made, tmp_path: Path) -> None:
+    # Mesa's EGL finds no driver; OSMesa is asked for by nobody.
+    blind = {"__EGL_VENDOR_LIBRARY_FILENAMES": str(tmp_path / "none.json"), "LIBGL_DRIVERS_PATH": str(tmp_path)}
+    record = outcome("report", "run", "--out", tmp_path / "page.html", cwd=place, extra=blind)
+    text = Path(record["report"]).read_text()
+    assert "No episode could be drawn: nothing can draw here (egl:" in text and "apt-get install" in text
+    assert "<video" not in text and 'id="results-table"' in text
+    outcome("report", "run", "--no-rollout", "--out", tmp_path / "page.html", cwd=place)
+    assert "No episode" not in Path(record["report"]).read_text()
 
 
 def test_tables_are_for_people_and_leave_stderr_alone(place: Path, trained: Made, bundle: Made) -> None:
