@@ -185,6 +185,11 @@ def validate(config: TrainConfig) -> None:
         raise ConfigError(
             f"{config.algorithm.name} cannot fine-tune: leave out --online-steps, or choose another --algorithm.name"
         )
+    if config.pretrain_steps and not config.algorithm.pretrains:
+        raise ConfigError(
+            f"{config.algorithm.name} learns from its own experience only: give --pretrain-steps 0, "
+            "or choose another --algorithm.name"
+        )
     warmup = config.online.warmup_steps
     if config.online_steps and config.online_steps <= warmup:
         raise ConfigError(

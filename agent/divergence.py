@@ -32,6 +32,9 @@ def check_bounds(result: Mapping[str, Tensor], *, largest_reward: float, discoun
     Looks at `q`, `v` and `q_policy` and, for |Q| beyond the batch's, at `critic_loss`; statistics that a result lacks
     are not looked at.
     """
+    # What the algorithm itself adds to a reward at most, such as the entropy's worth.
+    if "bonus" in result:
+        largest_reward += float(result["bonus"])
     bound = OVERSHOOT * max(1.0, largest_reward) / (1.0 - discount)
     for name, limit in (("q", bound), ("v", bound), ("q_policy", bound), ("critic_loss", 4.0 * bound**2)):
         if name in result:

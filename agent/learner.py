@@ -44,7 +44,7 @@ from agent.seeds import SEED_DIAGNOSTICS, SEED_NETWORKS, SEED_OFFLINE, SEED_ONLI
 from agent.training_log import TrainingLog
 from agent.transitions import Preparer
 from replay.limiter import Limiter
-from replay.sampler import MixedSampler, PooledSampler, UniformSampler
+from replay.sampler import MixedSampler, PooledSampler
 from replay.statistics import reward_range
 from replay.store import Store
 
@@ -56,7 +56,10 @@ class Learner:
         self.run, self.config, self.board, self.stopping = run, config, board, stopping
         self.store = Store.open(config.replay)
         self.preparation = Preparation.from_json(json.loads(run.preparation.read_text()))
-        self.prepare = Preparer(self.preparation, torch.device("cpu"), next_action=config.algorithm.needs_next_action)
+        self.prepare = Preparer(
+            self.preparation, torch.device("cpu"),
+            next_action=config.algorithm.needs_next_action, returns=config.algorithm.needs_return_to_go,
+        )  # fmt: skip
         spec = self.store.spec
         self.algorithm = algorithms.make(
             config.algorithm,
@@ -70,6 +73,7 @@ class Learner:
         self.offline = self.store.sampler(
             config.algorithm.batch_size,
             rng=generator_of(config.seed, SEED_OFFLINE),
+            returns_to_go=self.prepare.returns_to_go(),
             **config.algorithm.sampling(),
         )
         self.mixed: MixedSampler | None = None
@@ -230,10 +234,12 @@ class Learner:
         """Offline and online rows in fixed shares of every batch."""
         size = self.config.algorithm.batch_size
         offline_rows = round(size * self.config.online.offline_fraction)
-        self.online_reader = Store.open(self.run.replay).reader()
-        online = UniformSampler(
-            self.online_reader, max(1, size - offline_rows), rng=generator_of(self.config.seed, SEED_ONLINE)
+        online = Store.open(self.run.replay).sampler(
+            max(1, size - offline_rows),
+            rng=generator_of(self.config.seed, SEED_ONLINE),
+            returns_to_go=self.prepare.returns_to_go(),
         )
+        self.online_reader = online.reader
         offline = self.offline
         if self.config.online.intervention:
             offline = PooledSampler(self.offline, self.online_reader, "intervention")

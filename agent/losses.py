@@ -90,3 +90,26 @@ def squared_action_error(mean_BA: Tensor, action_BA: Tensor) -> Tensor:
 def weighted_regression_loss(weights_B: Tensor, log_prob_B: Tensor) -> Tensor:
     """−E[w·log π(a|s)], advantage-weighted policy extraction (equation 7). The weights carry no gradient."""
     return -(weights_B.detach() * log_prob_B).mean()
+
+
+def soft_policy_loss(log_prob_B: Tensor, q_B: Tensor, temperature: Tensor) -> Tensor:
+    """E[α·log π(ã|s) − Q(s, ã)] (Haarnoja et al. 2018, equation 9). α carries no gradient."""
+    return (temperature.detach() * log_prob_B - q_B).mean()
+
+
+def temperature_loss(temperature: Tensor, log_prob_B: Tensor, target_entropy: float) -> Tensor:
+    """α·(E[−log π] − H̄): raises α where the entropy is below H̄ (Haarnoja et al. 2018, equation 18)."""
+    return temperature * (-log_prob_B.detach().mean() - target_entropy)
+
+
+def conservative_gap(q_NMB: Tensor, q_NB: Tensor, log_density_MB: Tensor | None) -> Tensor:
+    """E[log Σ_j exp(Q(s, a_j))/μ(a_j) − Q(s, a)] of each critic (Kumar et al. 2020, equation 4 and appendix F), [N].
+
+    `q_NMB` of M sampled actions with log μ [M, B], `q_NB` of the data's. Without densities the data's action joins the
+    sum, unweighted, as in the authors' code.
+    """
+    if log_density_MB is None:
+        q_NMB = torch.cat([q_NMB, q_NB[:, None]], dim=1)
+    else:
+        q_NMB = q_NMB - log_density_MB
+    return (torch.logsumexp(q_NMB, dim=1) - q_NB).mean(dim=1)

@@ -58,6 +58,7 @@ def resolve(file: Mapping[str, Any], *, where: str, flags: Mapping[str, str] | N
             f"recipe {chosen['recipe']} trains {own}, but algorithm.name is {algorithm!r}: leave out one of the two"
         )
     base = TrainConfig(algorithm=config_class(algorithm)())
+    base = merge(base, base.algorithm.run_wide, where=f"algorithm {algorithm}")
     name = chosen["preset"]
     if not name and (env := chosen["env"] or recorded_env(chosen["replay"])):
         name = lookup(env).preset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +30,9 @@ class Transitions:
     """[B, A], what the data did in the next observation, scaled to [−1, 1]; None unless the algorithm needs it."""
     next_action_known: Tensor | None = None
     """[B], 0 or 1: 0 where the episode ended there, whatever ended it, so that there is no next action. None too."""
+    return_to_go: Tensor | None = None
+    """[B], discounted sum of prepared rewards from this step to its episode's end, NaN where that is not known; None
+    unless the algorithm needs it."""
 
 
 class TransitionBuffer:
@@ -42,23 +44,35 @@ class TransitionBuffer:
     """
 
     def __init__(
-        self, rows: int, observation_size: int, action_size: int, device: torch.device, *, next_action: bool = False
+        self,
+        rows: int,
+        observation_size: int,
+        action_size: int,
+        device: torch.device,
+        *,
+        next_action: bool = False,
+        returns: bool = False,
     ) -> None:
-        shapes = [(rows, observation_size), (rows, action_size), (rows,), (rows,), (rows, observation_size)]
+        shapes: dict[str, tuple[int, ...]] = {
+            "observation": (rows, observation_size),
+            "action": (rows, action_size),
+            "reward": (rows,),
+            "discount": (rows,),
+            "next_observation": (rows, observation_size),
+        }
         if next_action:
-            shapes += [(rows, action_size), (rows,)]
-        sizes = [int(np.prod(shape)) for shape in shapes]
+            shapes |= {"next_action": (rows, action_size), "next_action_known": (rows,)}
+        if returns:
+            shapes["return_to_go"] = (rows,)
+        sizes = [int(np.prod(shape)) for shape in shapes.values()]
         self._on_gpu = device.type == "cuda"
         self._host = torch.empty(sum(sizes), pin_memory=self._on_gpu)
         self._device = torch.empty(sum(sizes), device=device) if self._on_gpu else self._host
-        self.arrays = [
-            part.reshape(shape)
-            for part, shape in zip(np.split(self._host.numpy(), np.cumsum(sizes)[:-1]), shapes, strict=True)
-        ]
-        """The transitions' fields on the host, in their order."""
-        fields = [part.view(shape) for part, shape in zip(torch.split(self._device, sizes), shapes, strict=True)]
-        names = [field.name for field in dataclasses.fields(Transitions)]
-        self.transitions = Transitions(**dict(zip(names, fields, strict=False)))
+        on_host = zip(np.split(self._host.numpy(), np.cumsum(sizes)[:-1]), shapes.items(), strict=True)
+        self.arrays = {name: part.reshape(shape) for part, (name, shape) in on_host}
+        """By the names of the transitions' fields, on the host."""
+        parts = zip(torch.split(self._device, sizes), shapes.items(), strict=True)
+        self.transitions = Transitions(**{name: part.view(shape) for part, (name, shape) in parts})
         """Views of the device's memory, overwritten by the next `fill`."""
         if self._on_gpu:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -96,11 +110,13 @@ class Preparer:
     interpreter from the update.
     """
 
-    def __init__(self, preparation: Preparation, device: torch.device, *, next_action: bool = False) -> None:
-        """With `next_action` transitions hold what the data did next."""
+    def __init__(
+        self, preparation: Preparation, device: torch.device, *, next_action: bool = False, returns: bool = False
+    ) -> None:
+        """With `next_action` transitions hold what the data did next, with `returns` what followed in all."""
         self.preparation = preparation
         self.device = device
-        self._next_action = next_action
+        self._next_action, self._returns = next_action, returns
         self._inv_std = np.float32(1.0) / preparation.std
         self._shift = (preparation.action_high + preparation.action_low) / np.float32(2)
         self._inv_scale = np.float32(2.0) / (preparation.action_high - preparation.action_low)
@@ -114,19 +130,26 @@ class Preparer:
         for raw in (low, high):
             self.largest_reward = max(self.largest_reward, abs(raw * p.reward_scale + p.reward_shift))
 
+    def returns_to_go(self) -> dict[str, float] | None:
+        """What samplers must be given for their batches to hold the prepared rewards' returns, if they are needed."""
+        p = self.preparation
+        return {"gamma": p.discount, "scale": p.reward_scale, "shift": p.reward_shift} if self._returns else None
+
     def allocate(self, rows: int) -> TransitionBuffer:
         """Memory for `fill`."""
         return TransitionBuffer(
-            rows, len(self.preparation.mean), len(self._shift), self.device, next_action=self._next_action
-        )
+            rows, len(self.preparation.mean), len(self._shift), self.device,
+            next_action=self._next_action, returns=self._returns,
+        )  # fmt: skip
 
     def fill(self, batch: Batch, buffer: TransitionBuffer) -> None:
         """Prepare one sampled batch into `buffer`, which shares nothing with the sampler's own."""
         p = self.preparation
-        observation, action, reward, discount, following = buffer.arrays[:5]
+        arrays = buffer.arrays
+        reward, discount = arrays["reward"], arrays["discount"]
         buffer.wait_until_free()
-        self._normalize(batch.observations, observation)
-        self._scale(batch.actions, action)
+        self._normalize(batch.observations, arrays["observation"])
+        self._scale(batch.actions, arrays["action"])
         np.multiply(batch.rewards, np.float32(p.reward_scale), out=reward)
         if batch.steps is None or batch.discounts is None:
             np.add(reward, np.float32(p.reward_shift), out=reward)
@@ -138,9 +161,12 @@ class Preparer:
             np.add(reward, p.reward_shift * (1.0 - p.discount**batch.steps) / (1.0 - p.discount), out=reward)
             np.copyto(discount, batch.discounts)
         if self._next_action:
-            self._scale(batch.next_actions, buffer.arrays[5])
-            np.copyto(buffer.arrays[6], batch.next_valid)
-        self._normalize(batch.next_observations, following)
+            self._scale(batch.next_actions, arrays["next_action"])
+            np.copyto(arrays["next_action_known"], batch.next_valid)
+        if self._returns:
+            assert batch.returns_to_go is not None, "a sampler with `returns_to_go` fills them"
+            np.copyto(arrays["return_to_go"], batch.returns_to_go)
+        self._normalize(batch.next_observations, arrays["next_observation"])
         buffer.send()
 
     def __call__(self, batch: Batch) -> Transitions:

@@ -18,6 +18,7 @@ from replay.sampling.mixture import MixedSampler
 from replay.sampling.priorities import Prioritised
 from replay.sampling.ranges import Ranges
 from replay.sampling.returns import BestEpisodes, ReturnWeighted
+from replay.sampling.returns_to_go import ReturnsToGo
 from replay.sampling.selection import Selection, Uniform
 from replay.sampling.sequences import SequenceSampler
 from replay.sampling.transitions import PrioritisedSampler, TransitionSampler, UniformSampler
@@ -27,6 +28,7 @@ __all__ = [
     "MixedSampler",
     "PooledSampler",
     "PrioritisedSampler",
+    "ReturnsToGo",
     "SequenceBatch",
     "SequenceSampler",
     "TransitionSampler",
@@ -53,6 +55,7 @@ def make_sampler(
     alpha: float | None = None,
     beta: float = 0.4,
     beta_steps: int | None = None,
+    returns_to_go: Mapping[str, float] | None = None,
 ) -> TransitionSampler | SequenceSampler:
     """See `Store.sampler`, which has the same options.
 
@@ -78,10 +81,15 @@ def make_sampler(
         raise SchemaError(f"burn_in is {burn_in} without a length: burn-in belongs to sequences")
     if length is not None and (n_step != 1 or gamma is not None or alpha is not None):
         raise SchemaError("sequences (length) exclude n_step, gamma and alpha: leave these out")
+    if length is not None and returns_to_go is not None:
+        raise SchemaError("sequences (length) exclude returns_to_go: leave one of them out")
+    known = None if returns_to_go is None else ReturnsToGo(reader, **returns_to_go)
     selection: Selection
     if alpha is not None:
         selection = Prioritised(reader, rng, alpha=alpha, beta=beta, beta_steps=beta_steps)
-        return PrioritisedSampler(reader, batch_size, selection, rng=rng, n_step=n_step, gamma=gamma)
+        return PrioritisedSampler(
+            reader, batch_size, selection, rng=rng, n_step=n_step, gamma=gamma, returns_to_go=known
+        )
     if epochs:
         selection = Epochs(rng)
     elif return_temperature is not None:
@@ -94,4 +102,4 @@ def make_sampler(
         selection = Uniform(rng)
     if length is not None:
         return SequenceSampler(reader, batch_size, selection, rng=rng, length=length, burn_in=burn_in)
-    return TransitionSampler(reader, batch_size, selection, rng=rng, n_step=n_step, gamma=gamma)
+    return TransitionSampler(reader, batch_size, selection, rng=rng, n_step=n_step, gamma=gamma, returns_to_go=known)

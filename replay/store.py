@@ -152,6 +152,7 @@ class Store:
         return_temperature: float | None = None,
         top_fraction: float | None = None,
         epochs: bool = False,
+        returns_to_go: Mapping[str, float] | None = None,
     ) -> TransitionSampler: ...
 
     @overload
@@ -165,6 +166,7 @@ class Store:
         alpha: float,
         beta: float = 0.4,
         beta_steps: int | None = None,
+        returns_to_go: Mapping[str, float] | None = None,
     ) -> PrioritisedSampler: ...
 
     @overload
@@ -208,6 +210,7 @@ class Store:
             top_fraction: steps of the best episodes alone, as few of these as hold this share of all steps.
             epochs: every row once an epoch, without replacement.
             alpha: prioritised draws with this exponent; `update_priorities` is the learner's.
+            returns_to_go: {"gamma"} or {"gamma", "scale", "shift"}: fill `batch.returns_to_go` (`ReturnsToGo`).
             beta: with alpha, the exponent of the importance weights, going to 1 over
             beta_steps: batches.
 

@@ -21,6 +21,10 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
     "awr": ("awr_config.AWRConfig", "awr.AWR"),
     "one_step": ("one_step_config.OneStepConfig", "one_step.OneStep"),
     "rebrac": ("rebrac_config.ReBRACConfig", "rebrac.ReBRAC"),
+    "sac": ("sac_config.SACConfig", "sac.SAC"),
+    "cql": ("cql_config.CQLConfig", "cql.CQL"),
+    "cal_ql": ("cal_ql_config.CalQLConfig", "cal_ql.CalQL"),
+    "rlpd": ("rlpd_config.RLPDConfig", "rlpd.RLPD"),
 }
 """By name: the configuration and the algorithm, each as module.Class of this package."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,8 +28,14 @@ class AlgorithmConfig:
     fine_tunes: ClassVar[bool] = True
     """Whether the algorithm can go on learning from its own experience."""
 
+    pretrains: ClassVar[bool] = True
+    """Whether the algorithm can learn from logged data alone."""
     needs_next_action: ClassVar[bool] = False
     """Whether batches must hold what the data did next."""
+    needs_return_to_go: ClassVar[bool] = False
+    """Whether batches must hold what followed in the data."""
+    run_wide: ClassVar[Mapping[str, Any]] = {}
+    """Its own defaults for the run around it, nested as in a configuration file; weaker than a preset's."""
 
     def sampling(self) -> dict[str, Any]:
         """How the offline data are drawn: options of `replay.sampler.make_sampler`; none draw uniformly."""

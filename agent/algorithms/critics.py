@@ -5,6 +5,7 @@ Shapes: B batch, O observation, A action, N critics.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from agent import losses
 from agent.adam import FusedAdam
 from agent.algorithms.base import Algorithm, move_targets
-from agent.networks import EnsembleCritic
+from agent.networks import EnsembleCritic, Subset
 from agent.transitions import Transitions
 
 
@@ -23,9 +24,12 @@ class Critics:
     The minimum over the targets is clipped double Q-learning (Fujimoto, van Hoof, Meger 2018, arXiv:1802.09477).
     """
 
-    def __init__(self, algorithm: Algorithm[Any], *, members: int, layer_norm: bool, target_rate: float) -> None:
-        """`target_rate` α of Q̂ ← (1 − α)·Q̂ + α·Q."""
+    def __init__(
+        self, algorithm: Algorithm[Any], *, members: int, layer_norm: bool, target_rate: float, subset: int = 0
+    ) -> None:
+        """`target_rate` α of Q̂ ← (1 − α)·Q̂ + α·Q. `subset`: as many targets count, drawn anew by `subset.draw`."""
         self._algorithm, self._target_rate = algorithm, target_rate
+        self.subset = Subset(members, subset, generator=algorithm.generator, device=algorithm.device)
 
         def make() -> EnsembleCritic:
             return EnsembleCritic(
@@ -48,18 +52,28 @@ class Critics:
 
     @torch.no_grad()
     def target_minimum(self, observation_BO: Tensor, action_BA: Tensor) -> Tensor:
-        """min_i Q̂_i(s, a) [B]."""
-        q_NB: Tensor = self.target(observation_BO, action_BA, self._algorithm.affine)
+        """min_i Q̂_i(s, a) [B], over those of the subset."""
+        q_NB: Tensor = self.target(observation_BO, action_BA, self._algorithm.affine, members=self.subset.members)
         return q_NB.amin(dim=0)
 
-    def learn(self, batch: Transitions, target_B: Tensor, counts_B: Tensor | None = None) -> dict[str, Tensor]:
-        """One step towards targets [B]; where `counts_B` [B] is 0 a row is left out. Returns what is worth logging."""
+    def learn(
+        self,
+        batch: Transitions,
+        target_B: Tensor,
+        counts_B: Tensor | None = None,
+        *,
+        penalty: Callable[[Tensor], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """One step towards targets [B]; where `counts_B` [B] is 0 a row is left out. Returns what is worth logging.
+
+        `penalty` of Q [N, B] joins the loss.
+        """
         q_NB = self.judge(batch.observation, batch.action)
         if counts_B is None:
             loss = losses.td_loss(q_NB, target_B)
         else:
             loss = losses.td_loss(q_NB * counts_B, target_B * counts_B)
-        self.optimizer.minimize(loss, self._algorithm.rate)
+        self.optimizer.minimize(loss if penalty is None else loss + penalty(q_NB), self._algorithm.rate)
         return {"critic_loss": loss.detach(), "q": q_NB.detach()}
 
     @torch.no_grad()

@@ -87,6 +87,7 @@ def make_plan(
         for store in stores:
             for variant in variants:
                 base = TrainConfig(algorithm=config_class(variant.name)())
+                base = merge(base, base.algorithm.run_wide, where=f"algorithm {variant.name}")
                 preset = bases[store]
                 if preset:
                     base = merge(base, load_preset(preset, variant.name), where=f"preset {preset}")

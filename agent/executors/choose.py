@@ -154,6 +154,7 @@ def synthetic_batch(algorithm: Algorithm[Any]) -> Transitions:
         next_observation=normal(rows, observations),
         next_action=normal(rows, actions).tanh() if needed else None,
         next_action_known=torch.ones(rows) if needed else None,
+        return_to_go=normal(rows) if algorithm.config.needs_return_to_go else None,
     )
 
 

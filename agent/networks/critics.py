@@ -62,27 +62,45 @@ class EnsembleCritic(nn.Module):
             dropout.draw((weight.shape[0], rows, weight.shape[2]), weight)
 
     def forward(
-        self, observation: Tensor, action: Tensor, affine: Affine = affine_float32, *, masked: bool = False
+        self,
+        observation: Tensor,
+        action: Tensor,
+        affine: Affine = affine_float32,
+        *,
+        masked: bool = False,
+        members: Tensor | None = None,
     ) -> Tensor:
         """[B, O], [B, A] → [N, B]. `affine` maps hidden layer to hidden layer, as in `MLP.forward`.
 
-        `masked` applies the dropout masks drawn last; without it there is no dropout.
+        `masked` applies the dropout masks drawn last; without it there is no dropout. `members` [M] int64 asks those
+        critics alone, [M, B], at their cost alone.
         """
-        return self._through(observation, action, affine, masked, [])
+        return self._through(observation, action, affine, masked, [], members)
 
     def activations(self, observation: Tensor, action: Tensor) -> list[Tensor]:
         """What the hidden layers give after their ReLU, first to last, [N, B, width] each; without dropout."""
         found: list[Tensor] = []
-        self._through(observation, action, affine_float32, False, found)
+        self._through(observation, action, affine_float32, False, found, None)
         return found
 
     def _through(
-        self, observation: Tensor, action: Tensor, affine: Affine, masked: bool, found: list[Tensor]
+        self,
+        observation: Tensor,
+        action: Tensor,
+        affine: Affine,
+        masked: bool,
+        found: list[Tensor],
+        members: Tensor | None,
     ) -> Tensor:
-        members = self.weights[0].shape[0]
-        x = inputs = torch.cat([observation, action], dim=-1).expand(members, -1, -1)
+        def of(stack: nn.ParameterList, index: int) -> Tensor:
+            tensor: Tensor = stack[index]
+            return tensor if members is None else tensor.index_select(0, members)
+
+        count = len(self.weights[0] if members is None else members)
+        x = inputs = torch.cat([observation, action], dim=-1).expand(count, -1, -1)
         last = len(self.weights) - 1
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for index in range(last + 1):
+            weight, bias = of(self.weights, index), of(self.biases, index)
             hidden = 0 < index < last
             if hidden and self.dense:
                 x = affine_joined(x, inputs, weight, bias, affine)
@@ -90,7 +108,7 @@ class EnsembleCritic(nn.Module):
                 x = (affine if hidden else affine_float32)(x, weight, bias)
             if index < last:
                 if self.layer_norm:
-                    x = functional.layer_norm(x, x.shape[-1:]) * self.scales[index] + self.shifts[index]
+                    x = functional.layer_norm(x, x.shape[-1:]) * of(self.scales, index) + of(self.shifts, index)
                 x = functional.relu(x)
                 found.append(x)
                 if masked and self.dropouts:
@@ -116,6 +134,11 @@ class Subset:
         if not self._whole:
             order = torch.randperm(self._members, generator=self._generator)
             self.chosen.copy_(order[: len(self.chosen)])
+
+    @property
+    def members(self) -> Tensor | None:
+        """What `EnsembleCritic.forward` takes to ask these alone; None for all."""
+        return None if self._whole else self.chosen
 
     def minimum(self, q_NB: Tensor) -> Tensor:
         """[N, B] → [B]."""

@@ -32,6 +32,7 @@ class Batch:
         steps: NDArray[np.int64] | None = None,
         rows: NDArray[np.int64] | None = None,
         weights: NDArray[np.float32] | None = None,
+        returns_to_go: NDArray[np.float32] | None = None,
     ) -> None:
         o, a, w, at = spec.observation_size, spec.action_size, spec.row_width, spec.offsets
         self.spec = spec
@@ -67,6 +68,8 @@ class Batch:
         """[B], of a prioritised sampler: what `update_priorities` takes; -1 where another part drew. Else None."""
         self.weights = weights
         """[B], of a prioritised sampler: importance weights, 1 where another part drew. Else None."""
+        self.returns_to_go = returns_to_go
+        """[B], of a sampler that knows returns: `ReturnsToGo`, NaN where it is not known. Else None."""
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -80,10 +83,13 @@ class Batch:
             steps=None if self.steps is None else self.steps[places],
             rows=None if self.rows is None else self.rows[places],
             weights=None if self.weights is None else self.weights[places],
+            returns_to_go=None if self.returns_to_go is None else self.returns_to_go[places],
         )
 
     @classmethod
-    def around(cls, packed: NDArray[np.float32], spec: StoreSpec, *, discounts: bool, priorities: bool) -> Batch:
+    def around(
+        cls, packed: NDArray[np.float32], spec: StoreSpec, *, discounts: bool, priorities: bool, returns: bool = False
+    ) -> Batch:
         """A batch of this packed array, with new arrays for what else its sampler gives."""
         shape = packed.shape[:-1]
         return cls(
@@ -93,6 +99,7 @@ class Batch:
             steps=np.zeros(shape, np.int64) if discounts else None,
             rows=np.full(shape, -1, np.int64) if priorities else None,
             weights=np.ones(shape, np.float32) if priorities else None,
+            returns_to_go=np.full(shape, np.nan, np.float32) if returns else None,
         )
 
 

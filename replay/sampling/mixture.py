@@ -85,6 +85,7 @@ class MixedSampler:
             self.spec,
             discounts=self.parts[0][0].gamma is not None,
             priorities=any(sampler.prioritised for sampler, _ in self.parts),
+            returns=any(sampler.returns_to_go is not None for sampler, _ in self.parts),
         )
 
     def _around_block(self, packed: NDArray[np.float32]) -> tuple[Batch, list[_Parted]]:

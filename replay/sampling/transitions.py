@@ -15,6 +15,7 @@ from replay.reader import RowIndex, StoreReader
 from replay.sampling.base import Sampler
 from replay.sampling.batch import Batch
 from replay.sampling.priorities import Prioritised
+from replay.sampling.returns_to_go import ReturnsToGo
 from replay.sampling.selection import Selection, Uniform
 from replay.sampling.windows import gather
 
@@ -36,8 +37,9 @@ class TransitionSampler(Sampler[Batch]):
         rng: np.random.Generator,
         n_step: int = 1,
         gamma: float | None = None,
+        returns_to_go: ReturnsToGo | None = None,
     ) -> None:
-        """Make a sampler; `rng` must be the selection's generator too.
+        """Make a sampler; `rng` must be the selection's generator too. `returns_to_go` fills `batch.returns_to_go`.
 
         Raises:
             SchemaError: sizes or a gamma that make no sense.
@@ -51,6 +53,7 @@ class TransitionSampler(Sampler[Batch]):
             raise SchemaError(f"gamma is {gamma}: it must lie in [0, 1]")
         self.n_step = n_step
         self.gamma = gamma
+        self.returns_to_go = returns_to_go
         self.prioritised = isinstance(selection, Prioritised)
         self._pairs = np.empty(2 * batch_size, np.int64)
 
@@ -59,21 +62,28 @@ class TransitionSampler(Sampler[Batch]):
         return self.batch_size, 2 * self.spec.row_width
 
     def _around(self, packed: NDArray[np.float32]) -> Batch:
-        return Batch.around(packed, self.spec, discounts=self.gamma is not None, priorities=self.prioritised)
+        return Batch.around(
+            packed,
+            self.spec,
+            discounts=self.gamma is not None,
+            priorities=self.prioritised,
+            returns=self.returns_to_go is not None,
+        )
 
     def fill(self, batch: Batch) -> None:
         """Draw into a batch that this sampler, or the mixture it is part of, made."""
         index = self._index()
         candidates = self.selection.draw(index, len(batch))
-        if self.gamma is None:
-            self._fill_steps(batch, index, candidates)
-        else:
-            self._fill_n_steps(batch, index, candidates)
+        fill = self._fill_steps if self.gamma is None else self._fill_n_steps
+        candidates = fill(batch, index, candidates)
+        if self.returns_to_go is not None and batch.returns_to_go is not None:
+            batch.returns_to_go[:] = self.returns_to_go.of(index, candidates)
         if isinstance(self.selection, Prioritised):
             self.selection.annotate(batch)
         self._heads = index.heads
 
-    def _fill_steps(self, batch: Batch, index: RowIndex, candidates: NDArray[np.int64]) -> None:
+    def _fill_steps(self, batch: Batch, index: RowIndex, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Fill from these candidates, or others where they are no steps; which they were in the end."""
         packed, width, pairs = batch.packed, self.spec.row_width, self._pairs
         if len(pairs) != 2 * len(packed):
             pairs = np.empty(2 * len(packed), np.int64)
@@ -91,6 +101,9 @@ class TransitionSampler(Sampler[Batch]):
                 again[bad] = self._draw_again(index, again[bad])
                 drawn = self._gather_steps(index, again)
             packed[places] = drawn
+            candidates = candidates.copy()
+            candidates[places] = again
+        return candidates
 
     def _gather_steps(self, index: RowIndex, candidates: NDArray[np.int64]) -> NDArray[np.float32]:
         pairs = np.empty(2 * len(candidates), np.int64)
@@ -99,7 +112,8 @@ class TransitionSampler(Sampler[Batch]):
         self.reader.take(pairs, packed.reshape(len(pairs), -1))
         return packed
 
-    def _fill_n_steps(self, batch: Batch, index: RowIndex, candidates: NDArray[np.int64]) -> None:
+    def _fill_n_steps(self, batch: Batch, index: RowIndex, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
+        """As `_fill_steps`."""
         assert self.gamma is not None and batch.discounts is not None and batch.steps is not None
         n, width, at = self.n_step, self.spec.row_width, self.spec.offsets
         rows = np.empty((len(batch), n + 1, width), np.float32)
@@ -107,7 +121,9 @@ class TransitionSampler(Sampler[Batch]):
         if not mask[:, 0].all():
             places = np.flatnonzero(~mask[:, 0])
             again = np.empty((len(places), n + 1, width), np.float32)
-            mask[places] = gather(self.reader, index, self._draw_again(index, candidates[places]), 0, n, again)
+            candidates = candidates.copy()
+            candidates[places] = self._draw_again(index, candidates[places])
+            mask[places] = gather(self.reader, index, candidates[places], 0, n, again)
             rows[places] = again
         taken = mask.sum(axis=1)
         batch.steps[:] = taken
@@ -120,6 +136,7 @@ class TransitionSampler(Sampler[Batch]):
         for flag in ("terminated", "truncated"):
             packed[:, at[flag]] = rows[lines, taken - 1, at[flag]]
         np.multiply(powers[taken], 1.0 - packed[:, at["terminated"]], out=batch.discounts, casting="same_kind")
+        return candidates
 
 
 class PrioritisedSampler(TransitionSampler):
@@ -155,5 +172,12 @@ class PrioritisedSampler(TransitionSampler):
 class UniformSampler(TransitionSampler):
     """Transitions of one step drawn uniformly, with replacement, over all sampleable rows of a reader."""
 
-    def __init__(self, reader: StoreReader, batch_size: int, *, rng: np.random.Generator) -> None:
-        super().__init__(reader, batch_size, Uniform(rng), rng=rng)
+    def __init__(
+        self,
+        reader: StoreReader,
+        batch_size: int,
+        *,
+        rng: np.random.Generator,
+        returns_to_go: ReturnsToGo | None = None,
+    ) -> None:
+        super().__init__(reader, batch_size, Uniform(rng), rng=rng, returns_to_go=returns_to_go)

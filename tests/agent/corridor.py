@@ -75,8 +75,12 @@ def learned(store: Store, config: AlgorithmConfig, updates: int) -> Act:
     algorithm = algorithms.make(
         config, observation_size=1, action_size=1, offline_steps=updates, generator=torch.Generator().manual_seed(0)
     )
-    sampler = store.sampler(config.batch_size, rng=np.random.default_rng(1), **config.sampling())
-    prepare = Preparer(preparation, torch.device("cpu"), next_action=config.needs_next_action)
+    prepare = Preparer(
+        preparation, torch.device("cpu"), next_action=config.needs_next_action, returns=config.needs_return_to_go
+    )
+    sampler = store.sampler(
+        config.batch_size, rng=np.random.default_rng(1), returns_to_go=prepare.returns_to_go(), **config.sampling()
+    )
     with Feed(sampler, prepare) as feed:
         assert pretrain(algorithm, feed, steps=updates, stopping=lambda: False, after_update=lambda result: None)
 

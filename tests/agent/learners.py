@@ -53,6 +53,7 @@ def random_transitions(rng: np.random.Generator, rows: int = 32) -> Transitions:
         next_observation=normal(rows, OBSERVATIONS),
         next_action=normal(rows, ACTIONS).tanh(),
         next_action_known=torch.from_numpy(rng.integers(0, 2, rows).astype(np.float32)),
+        return_to_go=torch.where(torch.arange(rows) % 5 == 0, torch.nan, normal(rows)),
     )
 
 
