@@ -93,12 +93,25 @@ class PooledSampler(TransitionSampler):
 
     def __init__(self, base: TransitionSampler, reader: StoreReader, flag: str) -> None:
         """Draws with `base`'s generator and selection; `reader` gives the rows whose `flag` is set."""
+        known = base.returns_to_go
         super().__init__(
-            base.reader, base.batch_size, base.selection, rng=base._rng, n_step=base.n_step, gamma=base.gamma
+            base.reader,
+            base.batch_size,
+            base.selection,
+            rng=base._rng,
+            n_step=base.n_step,
+            gamma=base.gamma,
+            returns_to_go=known,
         )
         self._flagged = Flagged(reader, self._rng, flag)
         self._extra = TransitionSampler(
-            reader, base.batch_size, self._flagged, rng=self._rng, n_step=base.n_step, gamma=base.gamma
+            reader,
+            base.batch_size,
+            self._flagged,
+            rng=self._rng,
+            n_step=base.n_step,
+            gamma=base.gamma,
+            returns_to_go=None if known is None else known.over(reader),
         )
 
     def fill(self, batch: Batch) -> None:

@@ -42,6 +42,10 @@ class ReturnsToGo:
         self._streams: dict[str, _Stream] = {}
         self._index: RowIndex | None = None
 
+    def over(self, reader: StoreReader) -> ReturnsToGo:
+        """The same returns of another reader's rows."""
+        return ReturnsToGo(reader, self._gamma, scale=self._scale, shift=self._shift)
+
     def of(self, index: RowIndex, candidates: NDArray[np.int64]) -> NDArray[np.float32]:
         """Returns [n] of candidates [n] of an index of the reader."""
         self._follow(index)
