@@ -190,6 +190,11 @@ GRADIENTS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         losses.squashed_gaussian_log_prob,
         (points(6, 2, seed=14), points(6, 2, seed=15), points(6, 2, seed=16)),
     ),
+    "standardized": (losses.standardized, (points(6, seed=24),)),
+    "gaussian_kl": (
+        losses.gaussian_kl,
+        (points(6, 2, seed=25), points(2, seed=26), points(6, 2, seed=27), points(2, seed=28)),
+    ),
     "soft_policy_loss": (
         lambda log_prob, q: losses.soft_policy_loss(log_prob, q, torch.tensor(0.3)),
         (points(6, seed=17), points(6, seed=18)),
