@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from agent.process import THREAD_VARIABLES
+from agent.process import THREAD_VARIABLES, StoppedEarly, stop_early
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("agent.commands.demo", "the whole loop on an embedded task, start to end"),
@@ -32,6 +32,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("agent.commands.bench", "benchmarks beside named peers, from a checkout"),
     "doctor": ("agent.commands.doctor", "what is wrong with this installation or machine, and its mend"),
 }
+
+# What SIGTERM and Ctrl-C end with success, at any moment.
+STOPPABLE = ("train", "pretrain", "finetune")
 
 # Which extra brings a missing package, for the verb that needs it.
 EXTRAS = {
@@ -183,7 +186,15 @@ def in_one_line(box: str) -> str:
 
 def entry() -> None:
     """Console-script entry point."""
-    sys.exit(main())
+    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    if verb in STOPPABLE:
+        # Before anything heavy is imported: a stop within the first second is as good as any.
+        stop_early()
+    try:
+        sys.exit(main())
+    except StoppedEarly:
+        sys.stderr.write(f"slipway {verb}: stopped before it began, nothing to save; the same command begins\n")
+        sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,20 @@ def run_child(parent: str, body: Callable[[], None]) -> int:
     return 0
 
 
+class StoppedEarly(BaseException):
+    """SIGTERM or Ctrl-C before there was anything to save."""
+
+
+def stop_early() -> None:
+    """From here until a StopSignal takes over, SIGTERM and SIGINT raise StoppedEarly wherever the process is."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise StoppedEarly
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
+
+
 class StopSignal:
     """Turns SIGTERM and SIGINT into a flag that loops look at; a second signal interrupts at once."""
 

@@ -153,7 +153,8 @@ class Supervisor:
         for child in (*self.evaluations.running, self.learner, *self.collectors):
             if child.process is None or child.process.poll() is not None:
                 continue
-            if child in self.evaluations.running:
+            # A learner that still imports torch does not look at the board, and has nothing to save.
+            if child in self.evaluations.running or self.board.phase == Phase.STARTING:
                 child.process.terminate()
             try:
                 child.process.wait(max(0.0, deadline - time.monotonic()))

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from agent import checkpoint
 from agent.board import Board
 from agent.config import TrainConfig
 from agent.config_files import validate
-from agent.errors import CheckpointError
+from agent.errors import CheckpointError, RunError
 from agent.interventions import find_factory
 from agent.process import StopSignal
 from agent.run_directory import RunDirectory
 from agent.setup_run import set_up
 from agent.supervisor import Supervisor
 from agent.trackers import check_installed, tracking
+from replay.errors import StorageError
 from replay.statistics import returns
 from replay.store import Store
 
@@ -45,16 +47,34 @@ def train(
         check_installed(config.tracker)
     run = RunDirectory(config.out)
     run.check_belongs_to(config)
-    if not run.preparation.exists():
-        set_up(run, config)
+    with writable(run):
+        if not run.preparation.exists():
+            set_up(run, config)
     if is_complete(run, config):
         return {**summary(run, config), "finished": True}
+    with writable(run):
+        (run.path / ".writable").touch()
+        (run.path / ".writable").unlink()
     with run.exclusive() as lock:
         run.save_config(config)
         supervisor = Supervisor(run, config, lock=lock, stopping=stopping or StopSignal())
         with tracking(run, config.tracker):
             finished = supervisor.train(on_tick)
     return {**summary(run, config), "finished": finished}
+
+
+@contextlib.contextmanager
+def writable(run: RunDirectory) -> Iterator[None]:
+    """RunError where the disk refuses what is done inside."""
+    try:
+        yield
+    except (OSError, StorageError) as error:
+        cause = error.__cause__ if isinstance(error, StorageError) else error
+        reason = (cause.strerror if isinstance(cause, OSError) else None) or str(error)
+        raise RunError(
+            f"{run.path} cannot be written ({reason[0].lower() + reason[1:]}): mend the disk or its permissions, "
+            "or choose another --out"
+        ) from error
 
 
 def is_complete(run: RunDirectory, config: TrainConfig) -> bool:
