@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from replay.layout import fsync_directory
+
+PAGE_BYTES = 4096
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -26,6 +30,33 @@ def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:
         temporary.unlink(missing_ok=True)
     if durable:
         fsync_directory(path.parent)
+
+
+class SwappedFile:
+    """A small file that is replaced often, also on a full disk: its two copies keep their blocks and swap names.
+
+    A reader sees the old content or the new, padded with spaces to whole pages. The first two writes need space.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._spare = path, path.with_name(f".{path.name}.spare")
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    def write(self, data: bytes) -> None:
+        """Replace the content; OSError where there is no space for it."""
+        padded = data + b" " * (-len(data) % PAGE_BYTES)
+        descriptor = os.open(self._spare, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if os.write(descriptor, padded) < len(padded):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._spare))
+            if os.fstat(descriptor).st_size > len(padded):
+                os.ftruncate(descriptor, len(padded))
+        finally:
+            os.close(descriptor)
+        here = ctypes.c_int(AT_FDCWD)
+        names = os.fsencode(self._spare), os.fsencode(self._path)
+        if self._libc.renameat2(here, names[0], here, names[1], ctypes.c_uint(RENAME_EXCHANGE)) != 0:
+            self._spare.replace(self._path)  # the first time, or a file system that cannot swap
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from agent import staleness
 from agent.board import Board, CollectorSlot, Pause, Phase, Slot
 from agent.config import TrainConfig
-from agent.files import write_atomic
+from agent.files import SwappedFile
 from agent.run_directory import RunDirectory
 
 STATUS_SECONDS = 1.0
@@ -23,6 +23,7 @@ class RunStatus:
 
     def __init__(self, run: RunDirectory, config: TrainConfig, board: Board) -> None:
         self._run, self._config, self._board = run, config, board
+        self._file = SwappedFile(run.status)
         self._written_at = 0.0
         self._before: tuple[float, int, int, int] | None = None
         self._pace: dict[str, float] = {}
@@ -35,9 +36,9 @@ class RunStatus:
         self._written_at = now
         self._measure_pace(now, collectors)
         status = {**self._record(collectors), **self._pace, "switch": switch}
-        # On a full disk the old status stands for a while: no reason to end a training.
+        # A status that cannot be written is no reason to end a training.
         with contextlib.suppress(OSError):
-            write_atomic(self._run.status, json.dumps(status, indent=1).encode(), durable=False)
+            self._file.write(json.dumps(status, indent=1).encode())
 
     def _record(self, collectors: int) -> dict[str, Any]:
         board = self._board

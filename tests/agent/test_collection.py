@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from agent.board import Board, CollectorSlot, Slot
-from agent.collector import Collection, Lane, steps_of_idle_streams, stream_name
+from agent.board import Board, CollectorSlot, Pause, Slot
+from agent.collector import Collection, Lane, collect, steps_of_idle_streams, stream_name
 from agent.env_child import EnvSpec
 from agent.env_process import EnvHung, EnvProcess, EnvServer
+from agent.files import read_lines
+from agent.full_disk import DiskPatience
+from agent.incidents import Incidents
 from agent.latest_policy import LatestPolicy
 from agent.publish import Publisher, policy_path
+from agent.run_directory import RunDirectory
 from envs.errors import EnvFault
 from export.contract import ActionSpec, Normalizer, ObservationTerm
 from export.onnx_writer import export_policy
@@ -25,8 +31,11 @@ from export.runner import PolicyRunner
 from export.template import Template
 from replay.schema import StoreSpec
 from replay.store import Store
+from replay.verify import verify
 from tests.export.policies import make_contract
 from tests.faults.faulty_cart import TIME_LIMIT
+from tests.faults.test_full_disk_training import fill
+from tests.small_disk import mounted
 
 CART = EnvSpec(
     id="tests.faults.faulty_cart:SoundCart-v0", kwargs={}, max_episode_steps=None,
@@ -41,22 +50,26 @@ def server() -> Iterator[EnvServer]:
         yield server
 
 
-@pytest.fixture
-def board(tmp_path: Path) -> Board:
-    """With a stochastic linear policy published as version 1."""
-    board = Board(tmp_path / "board.bin")
-    (tmp_path / "policies").mkdir()
+@pytest.fixture(scope="module")
+def template() -> Template:
+    """A stochastic linear policy."""
     contract = make_contract(
         observation=(ObservationTerm(name="observation", offset=0, length=4),),
         normalizer=Normalizer(mean=(0.0,) * 4, std=(1.0,) * 4, clip=10.0, count=1),
-        action=ActionSpec(low=(-1.0,), high=(1.0,)), stochastic=True,
-    )  # fmt: skip
-    network = torch.nn.Sequential(torch.nn.Linear(4, 1))
+        action=ActionSpec(low=(-1.0,), high=(1.0,)),
+        stochastic=True,
+    )
     log_std = torch.full((1,), -1.0)
-    model = export_policy(network, log_std=log_std, contract=contract)
-    weights = {f"network.{k}": v.detach().numpy() for k, v in network.state_dict().items()}
-    publisher = Publisher(tmp_path / "policies", board, Template.from_bytes(model), contract, version=0)
-    publisher.publish({**weights, "log_std": log_std.numpy()}, step=1)
+    return Template.from_bytes(export_policy(torch.nn.Linear(4, 1), log_std=log_std, contract=contract))
+
+
+@pytest.fixture
+def board(tmp_path: Path, template: Template) -> Board:
+    """With the policy published as version 1."""
+    board = Board(tmp_path / "board.bin")
+    (tmp_path / "policies").mkdir()
+    publisher = Publisher(tmp_path / "policies", board, template, template.contract, version=0)
+    publisher.publish({name: template.weight(name) for name in template.weight_names}, step=1)
     return board
 
 
@@ -68,7 +81,14 @@ def store(tmp_path: Path) -> Store:
 
 @contextlib.contextmanager
 def collection(
-    server: EnvServer, store: Store, board: Board, policies: Path, *, envs: int = ENVS, deadline: float = 5.0
+    server: EnvServer,
+    store: Store,
+    board: Board,
+    policies: Path,
+    *,
+    envs: int = ENVS,
+    deadline: float = 5.0,
+    patiently: Callable[[Callable[[], object]], object] = lambda write: write(),
 ) -> Iterator[tuple[Collection, list[Lane], list[EnvFault]]]:
     faults: list[EnvFault] = []
     rng = np.random.default_rng(0)
@@ -81,7 +101,7 @@ def collection(
             lanes.append(Lane(env=env, writer=writer, row=index))
         policy = LatestPolicy(policies, board, noise=1.0, rng=rng)
         yield (
-            Collection(lanes, policy, on_fault=faults.append, slots=board.collector(0), rng=rng),
+            Collection(lanes, policy, on_fault=faults.append, patiently=patiently, slots=board.collector(0), rng=rng),
             lanes,
             faults,
         )
@@ -104,6 +124,52 @@ def test_final_observations_are_those_of_the_last_step_not_of_the_reset(
         assert (len(episode.rewards) == TIME_LIMIT) == episode.truncated
         np.testing.assert_allclose(episode.rewards, -np.abs(episode.observations[1:, 0]), atol=1e-6)
     assert len({float(episode.observations[0, 3]) for episode in episodes}) == len(episodes)
+
+
+def test_collection_waits_on_a_full_disk_and_goes_on_without_a_lost_step(
+    server: EnvServer, board: Board, tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").mkdir()
+    with mounted(tmp_path / "disk", "4m", instead="; the pause itself needs a disk that fills up") as disk:
+        terms = [{"name": "observation", "offset": 0, "length": 4, "dtype": "float64"}]
+        store = Store.create(disk / "online.zarr", StoreSpec.from_terms(terms, [-1.0], [1.0]), chunk_rows=512)
+        run, slots, stop = RunDirectory(tmp_path / "run"), board.collector(0), threading.Event()
+        patiently = DiskPatience(Incidents(run), slots, stop.is_set)
+        with collection(server, store, board, tmp_path / "policies", patiently=patiently) as (collecting, _, faults):
+            loop = threading.Thread(
+                target=collect, args=(collecting,),
+                kwargs={"due": lambda: ENVS, "stopping": stop.is_set, "slots": slots},
+            )  # fmt: skip
+            loop.start()
+            fill(disk / "filler")
+            wait_for(lambda: slots[CollectorSlot.PAUSE] == Pause.FULL_DISK)
+            steps, beat = int(slots[CollectorSlot.STEPS]), int(slots[CollectorSlot.BEAT])
+            wait_for(lambda: slots[CollectorSlot.BEAT] > beat)  # it waits and lives
+            assert abs(int(slots[CollectorSlot.STEPS]) - steps) <= ENVS
+            (disk / "filler").unlink()
+            wait_for(lambda: slots[CollectorSlot.STEPS] > steps + 600)
+            assert slots[CollectorSlot.PAUSE] == Pause.NONE
+            stop.set()
+            loop.join()
+        assert faults == []
+        assert [event["kind"] for event in read_lines(run.events)] == ["collection_paused", "collection_resumed"]
+        assert verify(disk / "online.zarr")["sound"]
+        episodes = list(store.episodes())
+        # All but the three that the stop cut are whole: none was cut or lost a step for the pause.
+        assert sum(episode.interrupted for episode in episodes) <= ENVS
+        for episode in episodes:
+            np.testing.assert_allclose(np.diff(episode.observations[:, 2]), 0.1, atol=1e-5)
+            assert episode.observations[0, 2] == 0.0
+            assert episode.interrupted or len(episode.rewards) == TIME_LIMIT
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """AssertionError if it does not come true within a minute."""
+    deadline = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_each_environment_fills_a_stream_of_its_own_and_the_board_counts_them_all(
