@@ -15,7 +15,7 @@ from agent.board import Board, Slot
 from agent.errors import DivergenceError
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
-from agent.publish import KEEP, Publisher, policy_path, published_versions
+from agent.publish import KEEP, PolicyRefusedError, Publisher, policy_path, published_versions
 from export.contract import Contract
 from export.onnx_writer import export_policy
 from export.policy import read_policy
@@ -117,6 +117,24 @@ def test_weights_that_are_not_finite_are_refused_and_nothing_is_written(
     with pytest.raises(DivergenceError, match=rf"policy weight {name} is not finite after 17 updates") as raised:
         publisher.publish(weights, step=17)
     assert "\n" not in str(raised.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert board[Slot.POLICY_VERSION] == 1
+    assert publisher.publish(algorithm.actor.exported_weights(), step=18) == policy_path(folder, 2)
+
+
+def test_a_policy_that_acts_nan_is_never_published_though_its_weights_are_finite(
+    folder: Path, board: Board, template: Template, contract: Contract, algorithm: IQL
+) -> None:
+    probe = np.random.default_rng(0).normal(size=(8, OBSERVATIONS)).astype(np.float32)
+    publisher = Publisher(folder, board, template, contract, version=0, probe=probe)
+    publisher.publish(algorithm.actor.exported_weights(), step=1)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    weights = {key: array.copy() for key, array in algorithm.actor.exported_weights().items()}
+    for name in weights:
+        if name.endswith("weight"):
+            weights[name][:] = 3e38 * np.sign(weights[name])  # products overflow, and infinities of both signs meet
+    with pytest.raises(PolicyRefusedError, match=r"after 17 updates gives NaN or infinity in 8 of 8 observations"):
+        publisher.publish(weights, step=17)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert board[Slot.POLICY_VERSION] == 1
     assert publisher.publish(algorithm.actor.exported_weights(), step=18) == policy_path(folder, 2)
