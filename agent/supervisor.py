@@ -6,6 +6,7 @@ starts them again from the last checkpoint and the streams' last commits.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ RESTART_WINDOW_SECONDS = 600.0
 FIRST_BACKOFF_SECONDS = 0.25
 HANG_SECONDS = 30.0
 STOP_SECONDS = 9.0
+STARTING_SECONDS = 2.0
 POLL_SECONDS = 0.05
 
 
@@ -153,8 +155,12 @@ class Supervisor:
         for child in (*self.evaluations.running, self.learner, *self.collectors):
             if child.process is None or child.process.poll() is not None:
                 continue
-            # A learner that still imports torch does not look at the board, and has nothing to save.
-            if child in self.evaluations.running or self.board.phase == Phase.STARTING:
+            if child in self.evaluations.running:
+                child.process.terminate()
+            elif self.board.phase == Phase.STARTING:
+                # A learner that still imports torch does not look at the board, and has nothing to save.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.process.wait(STARTING_SECONDS)
                 child.process.terminate()
             try:
                 child.process.wait(max(0.0, deadline - time.monotonic()))
