@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "status": ("agent.commands.status", "what a run is doing now"),
     "bench": ("agent.commands.bench", "benchmarks beside named peers, from a checkout"),
     "doctor": ("agent.commands.doctor", "what is wrong with this installation or machine, and its mend"),
+    "completion": ("agent.commands.completion", "a script that completes verbs and flags in bash, zsh or fish"),
 }
 
 # What SIGTERM and Ctrl-C end with success, at any moment.
