@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,13 @@ def test_a_presets_reward_shift_is_that_of_its_tasks() -> None:
     for task in CATALOG.values():
         shift = load_preset(task.preset).get("reward_shift", 0.0)
         assert shift == task.reward[1], task.id
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_says_where_its_values_come_from(name: str) -> None:
+    text = (resources.files("agent.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert "IQL paper, appendix B" in text.splitlines()[0]
 
 
 def test_an_unknown_preset_names_the_nearest_and_all() -> None:
