@@ -32,6 +32,10 @@ class Args:
 
 QUICK = DemoSettings(dataset_steps=3_000, pretrain_steps=500, online_steps=4_000, evaluation_episodes=20)
 
+POLICIES = {
+    "dataset": "logged data", "pretrained": "pretrained", "finetuned": "fine-tuned", "deployed": "deployed",
+}  # fmt: skip
+
 
 def run(args: Args) -> int:
     """Play the demo and show what came of it."""
@@ -39,18 +43,18 @@ def run(args: Args) -> int:
     if args.json:
         write_json(record)
         return 0
-    rows = [cells(label, record) for label in ("dataset", "pretrained", "finetuned", "deployed")]
+    rows = [cells(words, record[name]) for name, words in POLICIES.items()]
     columns = ["policy", "mean return", "95% interval", "score", "episodes"]
-    results.print(table("What became of the logged data (PointMaze_UMaze-v3, return 1 = goal reached)", columns, rows))
+    results.print(table("PointMaze_UMaze-v3: a return of 1 is a reached goal", columns, rows))
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record["stages_s"].items())
-    results.print(f"{record['wall_s']:.0f} s in all: {stages}")
+    results.print(f"{record['wall_s']:.0f} s in all: {stages}", soft_wrap=True)
     results.print(f"bundle: {record['bundle']}\nreport: {record['report']}", soft_wrap=True)
+    results.print("next: open the report in a browser, then docs/tutorials/first-policy.md", soft_wrap=True)
     return 0
 
 
-def cells(label: str, record: dict[str, Any]) -> list[str]:
+def cells(label: str, score: dict[str, Any]) -> list[str]:
     """One line of the table."""
-    score = record[label]
     low, high = score["ci"]
     return [
         label,
