@@ -40,7 +40,10 @@ def published_versions(folder: Path) -> list[int]:
 
 
 class PolicyRefusedError(AgentError):
-    """A policy whose weights are finite but whose actions are not: never handed to collectors."""
+    """A policy whose weights are finite but whose actions are not: never handed to collectors.
+
+    Mend: look at the events of the run; `slipway verify RUN` checks its newest policy.
+    """
 
 
 class Publisher:
