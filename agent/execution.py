@@ -43,8 +43,9 @@ class Execution:
             asked = self._saved["executor"]
         with self._alive():
             choice = choose(
-                self._algorithm, asked, updates=to_come, say=lambda message: self._run.event("not_compiled", message)
-            )
+                self._algorithm, asked, updates=to_come, working=self._alive,
+                say=lambda message: self._run.event("not_compiled", message),
+            )  # fmt: skip
         self._algorithm.executor, self.name = choice.executor, choice.name
         if self._saved is None:
             self._run.event("executor", f"updates run {choice.name}: {choice.reason}", **self.state_dict())

@@ -42,6 +42,28 @@ def standardized(advantage_B: Tensor) -> Tensor:
     return (advantage_B - advantage_B.mean()) / (advantage_B.std(correction=0) + 1e-5)
 
 
+def expectile_td_loss(q_NB: Tensor, target_B: Tensor, expectile: float, counts_B: Tensor) -> Tensor:
+    """Sum over the N critics of the mean of |τ − 1(u < 0)|·u² over u = target − Q (equation 4).
+
+    An expectile over actions and over luck alike, unlike equation 5. Rows whose `counts_B` [B] is 0 are left out.
+    """
+    difference_NB = target_B - q_NB
+    weight_NB = torch.where(difference_NB < 0, 1.0 - expectile, expectile) * counts_B
+    return (weight_NB * difference_NB.square()).mean(dim=1).sum()
+
+
+def quantile_huber_loss(z_NBK: Tensor, target_B: Tensor, zeta_K: Tensor) -> Tensor:
+    """Sum over the N critics of the mean of |ζ − 1(u < 0)|·L(u) over u = target − Z(ζ), L Huber's with κ = 1.
+
+    Dabney et al. 2018 (arXiv:1806.06923), equation 3, with one sample of the target a row.
+    """
+    difference_NBK = target_B[:, None] - z_NBK
+    size_NBK = difference_NBK.abs()
+    huber_NBK = torch.where(size_NBK <= 1.0, 0.5 * difference_NBK.square(), size_NBK - 0.5)
+    weight_NBK = torch.where(difference_NBK < 0, 1.0 - zeta_K, zeta_K)
+    return (weight_NBK * huber_NBK).mean(dim=(1, 2)).sum()
+
+
 def advantage_weights(advantage_B: Tensor, beta: float, clip: float) -> Tensor:
     """min(exp(β·A), clip), the weights of equation 7; the clip (100) is the authors' code's. Shape [B]."""
     # The exponent is bounded before exp: float32 overflows at 88 and an infinite weight times a zero is NaN.

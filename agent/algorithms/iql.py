@@ -17,10 +17,12 @@ from torch import Tensor
 
 from agent import losses
 from agent.adam import FusedAdam
+from agent.algorithms.anti_exploration import AntiExploration
 from agent.algorithms.base import Algorithm, move_targets
 from agent.algorithms.extraction import Extraction
 from agent.algorithms.iql_config import IQLConfig
-from agent.networks import MLP, EnsembleCritic, GaussianActor, Subset
+from agent.algorithms.iql_critics import CriticLoss
+from agent.networks import MLP, GaussianActor, Subset
 from agent.transitions import Transitions
 
 
@@ -37,36 +39,29 @@ class IQL(Algorithm[IQLConfig]):
             self.observation_size, self.action_size, config.hidden,
             generator=self.generator, dropout=config.dropout, dense=dense,
         ).to(self.device)  # fmt: skip
-        self.critic = self._make_critic()
-        self.target_critic = self._make_critic().requires_grad_(False)
+        self._critic_loss = CriticLoss(self)
+        self.critic = self._critic_loss.make()
+        self.target_critic = self._critic_loss.make().requires_grad_(False)
         self.target_critic.load_state_dict(self.critic.state_dict())
-        self.value = MLP(self.observation_size, config.hidden, 1, generator=self.generator, dense=dense).to(self.device)
-        self.networks = {
-            "actor": self.actor, "critic": self.critic, "target_critic": self.target_critic, "value": self.value,
-        }  # fmt: skip
+        self.networks = {"actor": self.actor, "critic": self.critic, "target_critic": self.target_critic}
         self.optimizers = {
-            "value": FusedAdam(list(self.value.parameters())),
             "critic": FusedAdam(list(self.critic.parameters())),
             "actor": FusedAdam(list(self.actor.parameters())),
         }
+        if config.value == "network":
+            value = MLP(self.observation_size, config.hidden, 1, generator=self.generator, dense=dense)
+            self.value = value.to(self.device)
+            self.networks["value"] = self.value
+            self.optimizers["value"] = FusedAdam(list(self.value.parameters()))
+        self.anti_exploration: AntiExploration | None = None
+        if config.anti_exploration != "none":
+            self.anti_exploration = AntiExploration(self, config.anti_exploration, scale=config.anti_exploration_scale)
         self.extraction = Extraction(config, self.device)
         self._subset = Subset(config.critics, config.critic_subset, generator=self.generator, device=self.device)
         self._actor_rate = self.rate.clone()
         self._critic_params: list[Tensor] = list(self.critic.parameters())
         self._target_params: list[Tensor] = list(self.target_critic.parameters())
         self.actor.train()
-
-    def _make_critic(self) -> EnsembleCritic:
-        return EnsembleCritic(
-            self.observation_size,
-            self.action_size,
-            self.config.hidden,
-            members=self.config.critics,
-            generator=self.generator,
-            layer_norm=self.config.critic_layer_norm,
-            dropout=self.config.critic_dropout,
-            dense=self.config.trunk == "d2rl",
-        ).to(self.device)
 
     def weight_clip(self) -> float:
         return self.config.weight_clip
@@ -85,59 +80,104 @@ class IQL(Algorithm[IQLConfig]):
         return "values" if self.updates < self._first_extraction() else "policy"
 
     def before_step(self, rows: int) -> None:
-        if self.part != "values":
+        if self.part != "values" or self.config.value == "none":
             self.actor.trunk.draw_masks(rows)
+        if self.part != "values":
             self._actor_rate.fill_(self.actor_learning_rate())
             self.extraction.set_schedule(self.updates - self.offline_steps)
         if self.part != "policy":
             self.critic.draw_masks(rows)
+            self._critic_loss.draw()
+            if self.anti_exploration is not None:
+                self.anti_exploration.draw(rows)
         self._subset.draw()
 
     def step(self, batch: Transitions) -> dict[str, Tensor]:
+        novelty: dict[str, Tensor] = {}
+        if self.anti_exploration is not None and self.part != "policy":
+            novelty = self.anti_exploration.learn(batch)
         with torch.no_grad():
             target_q_NB = self.target_critic(batch.observation, batch.action, self.affine)
-            q_hat_B = self._subset.minimum(target_q_NB)
+            q_hat_B = self._worth(target_q_NB, batch.observation, batch.action)
         if self.part == "policy":
-            with torch.no_grad():
-                v_B = self.value(batch.observation, self.affine).squeeze(-1)
+            v_B = self._baseline(batch.observation)
             judged = {"q": target_q_NB, "v": v_B, "advantage": q_hat_B - v_B}
+        elif self.config.value == "none":
+            judged = self._learn_q_alone(batch, q_hat_B)
         else:
             judged = self._learn_values(batch, q_hat_B)
         if self.part == "values":
-            return judged
-        return {**judged, **self._extract_policy(batch, judged["advantage"])}
+            return {**judged, **novelty}
+        return {**judged, **novelty, **self._extract_policy(batch, judged["advantage"])}
+
+    def _worth(self, q_NB: Tensor, observation_BO: Tensor, action_BA: Tensor) -> Tensor:
+        """min Q − b [B]: what actions are worth wherever values are compared."""
+        q_B = self._subset.minimum(q_NB)
+        return q_B if self.anti_exploration is None else q_B - self.anti_exploration(observation_BO, action_BA)
+
+    @torch.no_grad()
+    def _baseline(self, observation_BO: Tensor) -> Tensor:
+        """V(s) [B], or where there is no V what the policy's mean is worth."""
+        if self.config.value == "network":
+            v_B: Tensor = self.value(observation_BO, self.affine).squeeze(-1)
+            return v_B
+        mean_BA = torch.tanh(self.actor(observation_BO, self.affine))
+        return self._worth(self.target_critic(observation_BO, mean_BA, self.affine), observation_BO, mean_BA)
 
     def _learn_values(self, batch: Transitions, q_hat_B: Tensor) -> dict[str, Tensor]:
-        c = self.config
         v_B = self.value(batch.observation, self.affine).squeeze(-1)
-        value_loss = losses.expectile_loss(q_hat_B - v_B, c.expectile)
+        value_loss = losses.expectile_loss(q_hat_B - v_B, self.config.expectile)
         self.optimizers["value"].minimize(value_loss, self.rate)
 
         with torch.no_grad():
             both = self.value(torch.cat([batch.observation, batch.next_observation]), self.affine).squeeze(-1)
             new_v_B, next_v_B = both.chunk(2)
             target_B = losses.td_target(batch.reward, batch.discount, next_v_B)
-        q_NB = self.critic(batch.observation, batch.action, self.affine, masked=True)
-        critic_loss = losses.td_loss(q_NB, target_B)
-        self.optimizers["critic"].minimize(critic_loss, self.rate)
-        with torch.no_grad():
-            move_targets(self._target_params, self._critic_params, c.target_rate)
+        critic_loss, q_NB = self._critic_loss(self.critic, batch, target_B)
         return {
             "value_loss": value_loss.detach(),
-            "critic_loss": critic_loss.detach(),
+            **self._move_critics(critic_loss),
             "q": q_NB.detach(),
             "v": new_v_B,
             "advantage": q_hat_B - new_v_B,
         }
 
+    def _learn_q_alone(self, batch: Transitions, q_hat_B: Tensor) -> dict[str, Tensor]:
+        """Equation 4, the ablation: the expectile of r + γQ̂(s', a') − Q(s, a) over the data's next actions.
+
+        It cannot tell a good action from a lucky outcome.
+        """
+        assert batch.next_action is not None and batch.next_action_known is not None
+        with torch.no_grad():
+            next_q_NB = self.target_critic(batch.next_observation, batch.next_action, self.affine)
+            next_q_B = self._worth(next_q_NB, batch.next_observation, batch.next_action)
+            target_B = losses.td_target(batch.reward, batch.discount, next_q_B)
+            # After an end in the task's sense nothing follows; after a cut what follows is not known.
+            counts_B = ((batch.next_action_known > 0) | (batch.discount == 0)).float()
+        v_B = self._baseline(batch.observation)
+        q_NB = self.critic(batch.observation, batch.action, self.affine, masked=True)
+        critic_loss = losses.expectile_td_loss(q_NB, target_B, self.config.expectile, counts_B)
+        moved = self._move_critics(critic_loss)
+        return {**moved, "q": q_NB.detach(), "v": v_B, "advantage": q_hat_B - v_B}
+
+    def _move_critics(self, loss: Tensor) -> dict[str, Tensor]:
+        self.optimizers["critic"].minimize(loss, self.rate)
+        with torch.no_grad():
+            move_targets(self._target_params, self._critic_params, self.config.target_rate)
+        return {"critic_loss": loss.detach()}
+
     def _extract_policy(self, batch: Transitions, advantage_B: Tensor) -> dict[str, Tensor]:
+        def judge(action_BA: Tensor) -> Tensor:
+            q_NB = self.critic(batch.observation, action_BA, self.affine)
+            return self._worth(q_NB, batch.observation, action_BA)
+
         loss, report = self.extraction.loss(
             self.part,
             mean_BA=torch.tanh(self.actor(batch.observation, self.affine)),
             log_std_A=self.actor.clamped_log_std(),
             action_BA=batch.action,
             advantage_B=advantage_B,
-            judge=lambda action_BA: self._subset.minimum(self.critic(batch.observation, action_BA, self.affine)),
+            judge=judge,
         )
         self.optimizers["actor"].minimize(loss, self._actor_rate)
         return {"actor_loss": loss.detach(), **report}

@@ -34,6 +34,18 @@ class IQLConfig(AlgorithmConfig):
     """Online updates over which blended goes from awr to ddpg_bc."""
     target_rate: float = 0.005
     """α of the target critics' moving average, in (0, 1]."""
+    value: Literal["network", "none"] = "network"
+    """Where V comes from; none is an ablation that takes the expectile of the TD error itself and so trusts to luck."""
+    critic: Literal["scalar", "quantile"] = "scalar"
+    """What a critic gives; quantile an implicit distribution, of which all else takes the mean."""
+    quantile_loss: Literal["huber", "squared"] = "huber"
+    """Loss of quantile critics; squared makes all quantiles the mean."""
+    quantiles: int = 32
+    """Quantiles an update fits, and of which the mean is taken."""
+    anti_exploration: Literal["none", "rnd", "cvae"] = "none"
+    """Subtract a bonus b(s, a) from Q where the action is unlike the data, by the error of this network."""
+    anti_exploration_scale: float = 0.1
+    """Mean of b over the data, in units of the (scaled) rewards, ≥ 0."""
     trunk: Literal["plain", "d2rl"] = "plain"
     """Hidden layers of all networks; d2rl gives the input to every one of them, which keeps deep networks' rank."""
     critics: int = 2
@@ -47,6 +59,11 @@ class IQLConfig(AlgorithmConfig):
     dropout: float = 0.0
     """Dropout rate of the actor (0.1 in the paper for Adroit and Kitchen)."""
 
+    @property
+    def needs_next_action(self) -> bool:  # type: ignore[override]
+        """Without V the target is Q of what the data did next."""
+        return self.value == "none"
+
     def rules(self) -> list[Rule]:
         return [
             *super().rules(),
@@ -56,6 +73,8 @@ class IQLConfig(AlgorithmConfig):
             ("target_rate", 0.0 < self.target_rate <= 1.0, "must lie in (0, 1]"),
             ("bc_weight", self.bc_weight >= 0.0, "must be 0 or more"),
             ("blend_updates", self.blend_updates >= 1, "must be 1 or more"),
+            ("quantiles", self.quantiles >= 1, "must be 1 or more"),
+            ("anti_exploration_scale", self.anti_exploration_scale >= 0.0, "must be 0 or more"),
             ("critics", self.critics >= 1, "must be 1 or more"),
             ("critic_subset", 0 <= self.critic_subset <= self.critics, "must lie in 0 to algorithm.critics"),
             ("critic_dropout", 0.0 <= self.critic_dropout < 1.0, "must lie in [0, 1)"),

@@ -11,6 +11,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -64,15 +65,17 @@ def choose(
     *,
     updates: int,
     say: Callable[[str], None],
+    working: Callable[[], AbstractContextManager[None]] = nullcontext,
     cache: Path | None = None,
 ) -> Choice:
     """An executor for `updates` more updates of `algorithm`, whose state is unchanged when this returns.
 
-    `cache`: file for `auto`'s measurements, by default `executors.json` in the user's cache folder.
+    `working()` is entered whenever a compiler works, here and later. `cache`: file for `auto`'s measurements, by
+    default `executors.json` in the user's cache folder.
     """
     if name == "eager":
         return Choice(name="eager", executor=eager, reason="asked for")
-    compiled = Compiled(say)
+    compiled = Compiled(say, working)
     if name == "compiled":
         with_state_kept(algorithm, lambda: run(algorithm, compiled, synthetic_batch(algorithm), 1))
         if compiled.failed:

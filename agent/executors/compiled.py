@@ -7,6 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,8 +24,11 @@ class Compiled:
     or another part of the update compiles again.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(
+        self, say: Callable[[str], None], working: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """`working()` is entered while a compiler works, which may take as long as thousands of updates."""
+        self._say, self._working = say, working
         self._compiled: Callable[..., dict[str, Tensor]] | None = None
         self._checked: set[tuple[int, str]] = set()
         self.failed = False
@@ -48,7 +52,7 @@ class Compiled:
         logging.getLogger("torch._inductor").setLevel(logging.ERROR)
         try:
             # Tracing torch.autograd.grad needs the flag in those versions of torch that have it.
-            with warnings.catch_warnings(), torch._dynamo.config.patch(trace_autograd_ops=True):
+            with self._working(), warnings.catch_warnings(), torch._dynamo.config.patch(trace_autograd_ops=True):
                 warnings.simplefilter("ignore")
                 result = self._compiled(*tensors)
         except Exception as error:  # noqa: BLE001 - torch raises a different class for each way to fail

@@ -1,17 +1,23 @@
-"""Networks: trunks, actors and critics, initialised from an explicit torch.Generator."""
+"""Networks: trunks, actors, critics and novelty, initialised from an explicit torch.Generator."""
 
 from agent.networks.actors import Actor, DeterministicActor, GaussianActor, SquashedGaussianActor
 from agent.networks.critics import EnsembleCritic, Subset
+from agent.networks.novelty import RND, ActionVAE, Novelty
+from agent.networks.quantiles import QuantileCritic
 from agent.networks.scales import LearnedScale
 from agent.networks.trunks import MLP
 
 __all__ = [
     "MLP",
+    "RND",
+    "ActionVAE",
     "Actor",
     "DeterministicActor",
     "EnsembleCritic",
     "GaussianActor",
     "LearnedScale",
+    "Novelty",
+    "QuantileCritic",
     "SquashedGaussianActor",
     "Subset",
 ]

@@ -75,45 +75,52 @@ class EnsembleCritic(nn.Module):
         `masked` applies the dropout masks drawn last; without it there is no dropout. `members` [M] int64 asks those
         critics alone, [M, B], at their cost alone.
         """
-        return self._through(observation, action, affine, masked, [], members)
+        features = self.features(observation, action, affine, masked=masked, found=[], members=members)
+        return self.head(features, members)
 
     def activations(self, observation: Tensor, action: Tensor) -> list[Tensor]:
         """What the hidden layers give after their ReLU, first to last, [N, B, width] each; without dropout."""
         found: list[Tensor] = []
-        self._through(observation, action, affine_float32, False, found, None)
+        self.features(observation, action, affine_float32, masked=False, found=found)
         return found
 
-    def _through(
+    def head(self, features: Tensor, members: Tensor | None = None) -> Tensor:
+        """The last layer: [N, B, width] → [N, B]."""
+        weight, bias = _of(self.weights[-1], members), _of(self.biases[-1], members)
+        return affine_float32(features, weight, bias).squeeze(-1)
+
+    def features(
         self,
         observation: Tensor,
         action: Tensor,
         affine: Affine,
+        *,
         masked: bool,
         found: list[Tensor],
-        members: Tensor | None,
+        members: Tensor | None = None,
     ) -> Tensor:
-        def of(stack: nn.ParameterList, index: int) -> Tensor:
-            tensor: Tensor = stack[index]
-            return tensor if members is None else tensor.index_select(0, members)
-
+        """What `head` takes; `found` gets what `activations` gives."""
         count = len(self.weights[0] if members is None else members)
         x = inputs = torch.cat([observation, action], dim=-1).expand(count, -1, -1)
-        last = len(self.weights) - 1
-        for index in range(last + 1):
-            weight, bias = of(self.weights, index), of(self.biases, index)
-            hidden = 0 < index < last
-            if hidden and self.dense:
+        for index in range(len(self.weights) - 1):
+            weight, bias = _of(self.weights[index], members), _of(self.biases[index], members)
+            if index > 0 and self.dense:
                 x = affine_joined(x, inputs, weight, bias, affine)
             else:
-                x = (affine if hidden else affine_float32)(x, weight, bias)
-            if index < last:
-                if self.layer_norm:
-                    x = functional.layer_norm(x, x.shape[-1:]) * of(self.scales, index) + of(self.shifts, index)
-                x = functional.relu(x)
-                found.append(x)
-                if masked and self.dropouts:
-                    x = self.dropouts[index](x)
-        return x.squeeze(-1)
+                x = (affine if index > 0 else affine_float32)(x, weight, bias)
+            if self.layer_norm:
+                scale, shift = _of(self.scales[index], members), _of(self.shifts[index], members)
+                x = functional.layer_norm(x, x.shape[-1:]) * scale + shift
+            x = functional.relu(x)
+            found.append(x)
+            if masked and self.dropouts:
+                x = self.dropouts[index](x)
+        return x
+
+
+def _of(stack: Tensor, members: Tensor | None) -> Tensor:
+    """The named members of a stack [N, ...], or all."""
+    return stack if members is None else stack.index_select(0, members)
 
 
 class Subset:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,21 @@ print(digest(ours) == digest(plain))
     assert "cannot be compiled here" in lines[0]
     assert "runs eagerly" in lines[0]
     assert lines[1] == "True"
+
+
+def test_whoever_waits_is_told_while_a_compiler_works_also_for_a_later_part_of_the_update() -> None:
+    entered = []
+
+    @contextmanager
+    def working() -> Iterator[None]:
+        entered.append(len(compiled._checked))
+        yield
+
+    algorithm = make_learner(hidden=(4,), offline_steps=2, extraction="after")
+    compiled = Compiled(not_expected, working)
+    algorithm.executor = compiled
+    learn(algorithm, np.random.default_rng(0), 2)
+    assert entered == [0, 1]  # the values' graph, then the policy's
 
 
 def test_choosing_changes_nothing_of_the_learner(tmp_path: Path) -> None:

@@ -20,9 +20,14 @@ OPTIONS: dict[str, dict[str, Any]] = {  # the last one is compiled in the normal
     "subset": {"critics": 5, "critic_subset": 2, "critic_dropout": 0.2},
     "single critic": {"critics": 1},
     "d2rl": {"trunk": "d2rl", "hidden": (16, 12, 8), "dropout": 0.1},
+    "rnd": {"anti_exploration": "rnd"},
+    "quantile squared": {"critic": "quantile", "quantiles": 8, "quantile_loss": "squared"},
+    "q alone": {"value": "none"},
+    "q alone after": {"value": "none", "extraction": "after", "dropout": 0.1},
     "everything": {
         "policy": "blended", "blend_updates": 6, "trunk": "d2rl", "critics": 4, "critic_subset": 2,
-        "critic_layer_norm": True, "critic_dropout": 0.1, "dropout": 0.1,
+        "critic_layer_norm": True, "critic_dropout": 0.1, "dropout": 0.1, "critic": "quantile", "quantiles": 8,
+        "anti_exploration": "cvae",
     },
 }  # fmt: skip
 

@@ -84,6 +84,22 @@ def test_weighted_regression_loss_is_minus_the_mean_of_the_products() -> None:
     assert losses.weighted_regression_loss(column(2.0, 0.5), column(-1.0, -4.0)).item() == pytest.approx(2.0)
 
 
+def test_expectile_td_loss_weighs_shortfalls_by_tau_and_leaves_rows_out() -> None:
+    # u = 3 − 1 = 2: 0.9·4 = 3.6;  u = 0 − 2 = −2: 0.1·4 = 0.4;  the third row does not count; mean over three rows
+    q, target = column(1.0, 2.0, 5.0)[None], column(3.0, 0.0, 9.0)
+    loss = losses.expectile_td_loss(q, target, 0.9, column(1.0, 1.0, 0.0))
+    assert loss.item() == pytest.approx(4.0 / 3)
+    twice = losses.expectile_td_loss(q.expand(2, 3), target, 0.9, column(1.0, 1.0, 0.0))
+    assert twice.item() == pytest.approx(8.0 / 3)
+
+
+def test_quantile_huber_loss_is_quadratic_near_and_linear_far() -> None:
+    # ζ 0.1: u = 0.5 − 0 → 0.1·0.125 = 0.0125;  ζ 0.9: u = 0.5 − 3.5 = −3 → 0.1·(3 − 0.5) = 0.25;  mean 0.13125
+    z = torch.tensor([[[0.0, 3.5]]], dtype=torch.float64)
+    assert losses.quantile_huber_loss(z, column(0.5), column(0.1, 0.9)).item() == pytest.approx(0.13125)
+    assert losses.quantile_huber_loss(z.expand(3, 1, 2), column(0.5), column(0.1, 0.9)).item() == pytest.approx(0.39375)
+
+
 def test_policy_gradient_loss_is_minus_the_mean_over_the_scale() -> None:
     # −(3 + (−1)) / 2 / 2 = −0.5, and each q has the gradient −1 / 2 / 2
     q, scale = column(3.0, -1.0).requires_grad_(), torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
@@ -206,6 +222,14 @@ GRADIENTS: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "conservative_gap": (
         lambda sampled, data: losses.conservative_gap(sampled, data, points(4, 3, seed=21)),
         (points(2, 4, 3, seed=22), points(2, 3, seed=23)),
+    ),
+    "expectile_td_loss": (
+        lambda q, t: losses.expectile_td_loss(q, t, 0.8, column(1.0, 0.0, 1.0, 1.0, 1.0, 1.0)),
+        (points(3, 6, seed=17), points(6, seed=18)),
+    ),
+    "quantile_huber_loss": (
+        lambda z, t: losses.quantile_huber_loss(z, t, column(0.2, 0.5, 0.9)),
+        (points(2, 6, 3, seed=19), points(6, seed=20)),
     ),
     "policy_gradient_loss": (
         lambda q: losses.policy_gradient_loss(q, torch.tensor(1.7)),
