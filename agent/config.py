@@ -100,7 +100,7 @@ class TrainConfig:
     preset: str = ""
     """locomotion, antmaze, adroit, kitchen, pointmaze or fetch; empty takes the environment's own."""
     recipe: str = ""
-    """How to pretrain for and run the online phase: safe or default (docs/runs.md); empty changes nothing."""
+    """How to pretrain for and run the online phase: safe, default or fast (docs/runs.md); empty changes nothing."""
     seed: int = 0
     """Seeds networks, sampling, exploration and evaluation."""
     pretrain_steps: int = 100_000

@@ -164,8 +164,8 @@ class Preparer:
             self._scale(batch.next_actions, arrays["next_action"])
             np.copyto(arrays["next_action_known"], batch.next_valid)
         if self._returns:
-            assert batch.returns_to_go is not None, "a sampler with `returns_to_go` fills them"
-            np.copyto(arrays["return_to_go"], batch.returns_to_go)
+            # A batch that was put together from bare rows, as for diagnostics, does not know them.
+            np.copyto(arrays["return_to_go"], np.nan if batch.returns_to_go is None else batch.returns_to_go)
         self._normalize(batch.next_observations, arrays["next_observation"])
         buffer.send()
 

@@ -24,6 +24,7 @@ ALGORITHMS: dict[str, tuple[str, str]] = {
     "sac": ("sac_config.SACConfig", "sac.SAC"),
     "cql": ("cql_config.CQLConfig", "cql.CQL"),
     "cal_ql": ("cal_ql_config.CalQLConfig", "cal_ql.CalQL"),
+    "wsrl": ("wsrl_config.WSRLConfig", "wsrl.WSRL"),
     "rlpd": ("rlpd_config.RLPDConfig", "rlpd.RLPD"),
 }
 """By name: the configuration and the algorithm, each as module.Class of this package."""

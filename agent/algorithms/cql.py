@@ -46,8 +46,12 @@ class CQL(SAC[C]):
         self.noise.uniform("anywhere", *shape)
         self.noise.normal("conservative_now", *shape)
         self.noise.normal("conservative_next", *shape)
+
+    def draw_next(self, rows: int) -> None:
         if self.config.max_target_backup:
-            self.noise.normal("next", *shape)
+            self.noise.normal("next", self.config.sampled_actions, rows, self.action_size)
+        else:
+            super().draw_next(rows)
 
     def next_value(self, batch: Transitions) -> Tensor:
         if not self.config.max_target_backup:

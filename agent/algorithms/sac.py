@@ -61,10 +61,14 @@ class SAC(Algorithm[C]):
         return "all" if (self.updates + 1) % self.config.policy_delay == 0 else "critics"
 
     def before_step(self, rows: int) -> None:
-        self.noise.normal("next", rows, self.action_size)
+        self.draw_next(rows)
         self.critics.subset.draw()
-        if self.part == "all":
+        if self.part != "critics":
             self.noise.normal("now", rows, self.action_size)
+
+    def draw_next(self, rows: int) -> None:
+        """The noise of the actions at s'."""
+        self.noise.normal("next", rows, self.action_size)
 
     def step(self, batch: Transitions) -> dict[str, Tensor]:
         with torch.no_grad():

@@ -121,6 +121,7 @@ class SquashedGaussianActor(Actor):
     log σ is clamped to the authors' [−20, 2].
     """
 
+    DATA_EDGE = 0.99
     LOG_STD_MIN = -20.0
     LOG_STD_MAX = 2.0
     stochastic = Stochastic(eps=True, form=SQUASHED_NOISE)
@@ -144,6 +145,15 @@ class SquashedGaussianActor(Actor):
         mean, log_std = self.forward(observation, affine)
         before = mean + torch.exp(log_std) * eps
         return torch.tanh(before), losses.squashed_gaussian_log_prob(eps, log_std, before)
+
+    def log_prob(self, observation: Tensor, action: Tensor, affine: Affine = affine_float32) -> Tensor:
+        """log π(a|s) [B] of logged actions [B, A], which are first drawn in from the bounds, where it is infinite.
+
+        By DATA_EDGE, as in WSRL's code; what the policy drew itself needs no inversion (`sample`).
+        """
+        mean, log_std = self.forward(observation, affine)
+        before = torch.atanh(action.clamp(-self.DATA_EDGE, self.DATA_EDGE))
+        return losses.squashed_gaussian_log_prob((before - mean) * torch.exp(-log_std), log_std, before)
 
     def to_export(self) -> tuple[nn.Module, Tensor | None]:
         return self, None
