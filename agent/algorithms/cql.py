@@ -61,10 +61,11 @@ class CQL(SAC[C]):
         q_KB = self.critics.target_minimum(repeated(batch.next_observation, len(action_KBA)), flat).view(
             log_prob_KB.shape
         )
+        q_B: Tensor
         q_B, best_B = q_KB.max(dim=0)
-        if not self.config.backup_entropy:
-            return q_B
-        return q_B - self.temperature() * log_prob_KB.gather(0, best_B[None]).squeeze(0)
+        if self.config.backup_entropy:
+            q_B = q_B - self.temperature() * log_prob_KB.gather(0, best_B[None]).squeeze(0)
+        return q_B
 
     def penalty(self, batch: Transitions, q_NB: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         c = self.config
@@ -78,7 +79,7 @@ class CQL(SAC[C]):
             log_anywhere_KB = torch.full_like(log_now_KB, -self.action_size * math.log(2.0))
             log_density_MB = torch.cat([log_anywhere_KB, log_now_KB, log_next_KB])
         q_NMB = self.critics.judge(repeated(batch.observation, len(action_MBA)), action_MBA.flatten(0, 1))
-        q_NMB = q_NMB.unflatten(1, log_density_MB.shape)
+        q_NMB = q_NMB.view(-1, *log_density_MB.shape)
         q_NMB, shown = self.calibrate(batch, q_NMB)
         gap_N = losses.conservative_gap(q_NMB, q_NB, log_density_MB if c.importance_sampling else None)
         shown["conservative_gap"] = gap_N.detach().mean()
