@@ -41,7 +41,8 @@ FLAGS: tuple[object, ...] = (
     "--algorithm.hidden", 64, 64, "--algorithm.batch-size", 64, "--checkpoint.every-updates", 100,
     "--executor", "eager", "--evaluation.final-episodes", 1, "--evaluation.every-steps", 0, "--log-every", 50,
 )  # fmt: skip
-FAULTS = {"agent.learner": signal.SIGKILL, "agent.collector": signal.SIGKILL, "agent.env_child": signal.SIGSTOP}
+LEARNER = "agent.learner"
+FAULTS = {LEARNER: signal.SIGKILL, "agent.collector": signal.SIGKILL, "agent.env_child": signal.SIGSTOP}
 MOST_GROWTH, LEAST_PACE = 0.02, 0.5
 PATIENCE_SECONDS = 120.0
 TICK_SECONDS = 0.1
@@ -75,8 +76,8 @@ class Life:
     """What was seen of one run."""
 
     steps_per_second: float = 0.0
-    growth: float = 0.0
-    """Of the memory, from the second quarter of the time to the last, as a share."""
+    memory: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """MiB by kind of process, in the second quarter of the time and in the last."""
     faults: Counter[str] = field(default_factory=Counter)
     recoveries: list[float] = field(default_factory=list)
     """Seconds from each fault until whoever met it was at work again."""
@@ -146,26 +147,26 @@ class Memory:
         self._born: dict[int, float] = {}
         self._samples: dict[str, list[tuple[float, float]]] = {}
 
-    def sample(self, pids: list[int]) -> None:
-        """Look at all processes now."""
+    def sample(self, pids: list[int], *, learner: bool) -> None:
+        """Look at all processes now; at the learner only where it is at work, and has been for a while."""
         now = time.monotonic()
         for pid in pids:
-            if now - self._born.setdefault(pid, now) < WARM_SECONDS:
+            if now - self._born.setdefault(pid, now) < WARM_SECONDS or (not learner and module_of(pid) == LEARNER):
                 continue
             with contextlib.suppress(OSError, ValueError):
                 kib = int(Path(f"/proc/{pid}/status").read_text().partition("RssAnon:")[2].split()[0])
                 self._samples.setdefault(module_of(pid), []).append((now, kib / 1024))
 
-    def growth(self, began: float, ended: float) -> float:
-        """From the second quarter of the time to the last, as a share, of the medians' sum over the kinds."""
+    def medians(self, began: float, ended: float) -> dict[str, tuple[float, float]]:
+        """MiB by kind in the second quarter of the time and in the last."""
         quarter = (ended - began) / 4
-        before = after = 0.0
-        for samples in self._samples.values():
+        found = {}
+        for kind, samples in self._samples.items():
             early = [mb for at, mb in samples if began + quarter <= at < began + 2 * quarter]
             late = [mb for at, mb in samples if at >= ended - quarter]
             if early and late:
-                before, after = before + float(np.median(early)), after + float(np.median(late))
-        return after / before - 1.0 if before else 0.0
+                found[kind] = float(np.median(early)), float(np.median(late))
+        return found
 
 
 class Run:
@@ -233,23 +234,28 @@ def live(path: Path, data: Path, *, seconds: float, every: float | None, rng: np
         began, steps = time.monotonic(), run.board.online_steps()
         sample_at = began
         fault_at = began + every if every else np.inf
+        learner_warm_at = began + WARM_SECONDS
         hit: Hit | None = None
         while (now := time.monotonic()) < began + seconds:
             run.alive()
             if now >= sample_at:
-                memory.sample(descendants(run.process.pid))
+                memory.sample(descendants(run.process.pid), learner=now >= learner_warm_at)
                 sample_at += 1.0
             if hit is not None and back_at_work(run, hit):
                 life.recoveries.append(now - hit.at)
+                if hit.module == LEARNER:
+                    learner_warm_at = now + WARM_SECONDS
                 hit = None
             if now >= fault_at:
                 ledger.note()
                 if (hit := strike(run, rng)) is not None:
                     life.faults[hit.module] += 1
+                    if hit.module == LEARNER:
+                        learner_warm_at = np.inf
                 fault_at += every or 0.0
             time.sleep(TICK_SECONDS)
         life.steps_per_second = (run.board.online_steps() - steps) / (time.monotonic() - began)
-        life.growth = memory.growth(began, time.monotonic())
+        life.memory = memory.medians(began, time.monotonic())
         ledger.note()
         run.stop()
         life.lost = ledger.lost() + out_of_place(path / "replay.zarr")
@@ -272,9 +278,9 @@ def strike(run: Run, rng: np.random.Generator) -> Hit | None:
 def back_at_work(run: Run, hit: Hit) -> bool:
     """Whether another process stands in the victim's place, and publishes, or steps its environment."""
     others = run.of(hit.module)
-    if hit.pid in others or len(others) < (1 if hit.module == "agent.learner" else COLLECTORS):
+    if hit.pid in others or len(others) < (1 if hit.module == LEARNER else COLLECTORS):
         return False
-    if hit.module == "agent.learner":
+    if hit.module == LEARNER:
         return run.board[Slot.POLICY_VERSION] > hit.version
     beats = [run.board.collector(index)[CollectorSlot.BEAT] / 1e9 for index in range(COLLECTORS)]
     return min(beats) > hit.at and len(run.of("agent.env_child")) == COLLECTORS
@@ -308,7 +314,9 @@ def main() -> int:
         "steps/s",
         "without faults",
     )
-    grown = disturbed.growth
+    print("  MiB of " + ", ".join(f"{kind} {a:.1f} → {b:.1f}" for kind, (a, b) in disturbed.memory.items()), flush=True)
+    before, after = (sum(pair[which] for pair in disturbed.memory.values()) for which in (0, 1))
+    grown = after / before - 1.0
     results.compare("soak_memory_growth", 100 * grown, 100 * MOST_GROWTH, "%", "the limit")
     results.compare("soak_steps_lost", disturbed.lost, disturbed.committed, "steps", "steps committed")
     if disturbed.recoveries:
