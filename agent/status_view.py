@@ -82,10 +82,11 @@ def rows(status: dict[str, Any], now: float) -> Iterator[tuple[str, RenderableTy
         yield "limiter", waits(status)
         yield "replay", replay(status)
     yield "evaluation", evaluation(status, now)
-    if status.get("guard"):
-        yield "guard", words_of(status["guard"])
+    if status.get("actor_paused"):
+        yield "guard", Text("! the guard has paused the actor's updates", style="bold")
     yield "incidents", incidents(status, now)
-    yield "disk", f"{size(status['disk_free_bytes'])} free"
+    free = f"{size(status['disk_free_bytes'])} free"
+    yield "disk", Text(f"! full: collectors wait, {free}", style="bold") if status.get("disk_full") else free
 
 
 def phases(status: dict[str, Any]) -> Text:
@@ -135,15 +136,19 @@ def policy(status: dict[str, Any]) -> str:
     if acting and status["policy_version"]:
         behind = status["policy_version"] - min(acting)
         text += " · collectors act by it" if not behind else f" · collectors up to {behind} behind"
-    staleness = status.get("staleness")
-    return text + (f" · staleness {words_of(staleness)}" if staleness is not None else "")
+    stale = status.get("staleness_seconds_p99")
+    if stale is not None:
+        text += f" · staleness {status['staleness_seconds_p50']:.2g} s, p99 {stale:.2g} s"
+    return text
 
 
 def waits(status: dict[str, Any]) -> str:
-    """Who has waited for whom."""
+    """Who waits for whom: the share of the last seconds, and in all."""
     collectors = sum(c["wait_seconds"] for c in status["collectors"])
+    shares = [status.get("learner_wait_fraction"), status.get("collector_wait_fraction")]
+    now = ["" if share is None else f" ({100 * share:.0f}% now)" for share in shares]
     learner = status["learner_wait_seconds"]
-    return f"learner waited {duration(learner)} for steps, collectors {duration(collectors)} for updates"
+    return f"learner waited {duration(learner)}{now[0]}, collectors {duration(collectors)}{now[1]}"
 
 
 def replay(status: dict[str, Any]) -> str:
@@ -189,24 +194,17 @@ def collectors(status: dict[str, Any]) -> Table:
     """A line for each collector."""
     made = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1, 0, 0))
     made.add_column("collector", justify="left")
-    for name in ("steps", "episodes", "version", "waited", "faults"):
+    for name in ("steps", "episodes", "version", "waited", "faults", "paused"):
         made.add_column(name, justify="right")
     shown = status["collectors"][:MOST_COLLECTORS]
     for index, c in enumerate(shown):
         made.add_row(
             str(index), f"{c['steps']:,}", f"{c['episodes']:,}", str(c["policy_version"]), duration(c["wait_seconds"]),
-            f"! {c['faults']}" if c["faults"] else "0",
+            f"! {c['faults']}" if c["faults"] else "0", c.get("paused", "none"),
         )  # fmt: skip
     if left := len(status["collectors"]) - len(shown):
         made.add_row(f"and {left} more")
     return made
-
-
-def words_of(value: Any) -> str:
-    """A number, a text or a table of them as words."""
-    if isinstance(value, dict):
-        return ", ".join(f"{str(key).replace('_', ' ')} {words_of(v)}" for key, v in value.items() if v is not None)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:

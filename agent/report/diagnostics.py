@@ -22,6 +22,17 @@ PANELS = {
         Series(key="dead_units_actor", label="actor", colour=PRETRAINED, style="--"),
     ),
 }
+PACE = {
+    "Waiting at the limiter, share of time": (
+        Series(key="learner_wait_fraction", label="learner"),
+        Series(key="collector_wait_fraction", label="collectors", colour=PRETRAINED, style="--"),
+    ),
+    "Age of the acting policy, seconds": (
+        Series(key="staleness_seconds_p50", label="median"),
+        Series(key="staleness_seconds_p99", label="99th percentile", colour=PRETRAINED, style="--"),
+    ),
+    "Online steps per second": (Series(key="steps_per_second", label="steps per second"),),
+}
 
 
 def diagnostic_panels(facts: Facts) -> list[Picture]:
@@ -34,8 +45,18 @@ def diagnostic_panels(facts: Facts) -> list[Picture]:
     return made
 
 
+def pace_panels(facts: Facts) -> list[Picture]:
+    """Waits, staleness and speed of fine-tuning over online steps; only what was recorded."""
+    made = []
+    for index, (title, group) in enumerate(PACE.items()):
+        present = [s for s in group if np.isfinite(column(facts.pace, s.key)).any()]
+        if present:
+            made.append(series_panel(facts, facts.pace, f"pace{index}", title, present, over="online_steps"))
+    return made
+
+
 def calibration(facts: Facts) -> Picture | None:
-    """What the critics promised against the return that followed, at the end of each phase; None where not recorded."""
+    """What the critics expected against the return that followed, at the end of each phase; None where not recorded."""
     newest = {
         str(line.get("phase")): line for line in facts.diagnostics if (line.get("calibration") or {}).get("q")
     }  # fmt: skip
@@ -58,10 +79,10 @@ def calibration(facts: Facts) -> Picture | None:
         low, high = float(values.min()), float(values.max())
         margin = 0.05 * (high - low or 1.0)
         ends = [low - margin, high + margin]
-        axes.plot(ends, ends, color=INK, linewidth=1.0, linestyle="--", label="promise kept")
+        axes.plot(ends, ends, color=INK, linewidth=1.0, linestyle="--", label="expected as it came")
         for name, returns, q, colour, marker in groups:
             axes.plot(
-                returns, q, linestyle="", marker=marker, markersize=4, color=colour, alpha=0.6, label=name,
+                returns, q, linestyle="", marker=marker, markersize=5, color=colour, alpha=0.75, label=name,
                 markeredgewidth=0,
             )  # fmt: skip
         axes.set_xlim(*ends)
@@ -72,16 +93,21 @@ def calibration(facts: Facts) -> Picture | None:
         figure.legend(loc="outside lower left", ncols=1, labelcolor=INK, handlelength=2.0)
 
     said = "; ".join(calibration_words(name, returns, q) for name, returns, q, *_ in groups)
-    words = f"Q against the discounted return that followed: {said}. Points above the dashed line promise too much."
+    words = f"Q against the discounted return that followed: {said}."
+    words += " Q is of the learnt policy, the return of the logged one: Q should lie above the dashed line, not astray."
     drawing = inline_svg("calibration", SQUARE, words, draw)
-    return Picture(title="What the critics promised, and what followed", words=words, wide=drawing, narrow="")
+    return Picture(
+        title="What the critics expect of the learnt policy, and what followed in the data",
+        words=words,
+        wide=drawing,
+        narrow="",
+    )
 
 
 def calibration_words(name: str, returns: np.ndarray, q: np.ndarray) -> str:
     """Bias and correlation of Q against returns, both [N]."""
-    text = (
-        f"{name}, {plural(len(q), 'point')}: Q exceeds the return by {number(float((q - returns).mean()))} on average"
-    )
+    excess = number(float((q - returns).mean()))
+    text = f"{name}, {plural(len(q), 'group')} of steps: Q exceeds the return by {excess} on average"
     if q.std() > 0 and returns.std() > 0:
         text += f", correlation {number(float(np.corrcoef(q, returns)[0, 1]))}"
     return text

@@ -43,6 +43,8 @@ class Facts:
     """Learner's lines of metrics.jsonl; those that a resume took back are left out."""
     diagnostics: list[dict[str, Any]]
     """Lines of kind diagnostics: effective rank, dead units, calibration."""
+    pace: list[dict[str, Any]]
+    """Lines of kind pace: waits and staleness, every ten seconds of fine-tuning."""
     incidents: list[dict[str, Any]]
     """Lines of events.jsonl that tell of something that went wrong."""
     turning_points: list[dict[str, Any]]
@@ -120,6 +122,7 @@ def gather(path: Path) -> Facts:
         curve=[result_of(record, task, key=record["label"]) for record in evaluations],
         training=surviving(record for record in metrics if record.get("kind") == "train"),
         diagnostics=surviving(record for record in metrics if record.get("kind") == "diagnostics"),
+        pace=[record for record in metrics if record.get("kind") == "pace"],
         incidents=[event for event in events if event.get("kind") not in TURNING_POINTS],
         turning_points=[event for event in events if event.get("kind") in TURNING_POINTS],
         deployment=deployment,

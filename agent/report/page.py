@@ -56,7 +56,7 @@ def render(facts: Facts, episode: Rollout | None = None) -> str:
     """The page about one run."""
     # Here, not above: they take longer to import than other verbs run.
     from agent.report.contents import version_figure
-    from agent.report.diagnostics import calibration, diagnostic_panels
+    from agent.report.diagnostics import calibration, diagnostic_panels, pace_panels
     from agent.report.latency import latency_histogram
     from agent.report.returns import learning_curve, return_histogram
     from agent.report.timeline import timeline
@@ -72,7 +72,7 @@ def render(facts: Facts, episode: Rollout | None = None) -> str:
         curve=learning_curve(facts),
         histogram=return_histogram(facts),
         panels=training_panels(facts),
-        diagnostics=diagnostic_panels(facts),
+        diagnostics=diagnostic_panels(facts) + pace_panels(facts),
         calibration=calibration(facts),
         versions=version_figure(facts.versions),
         latency=latency_histogram(facts.deployment),

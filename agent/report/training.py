@@ -62,7 +62,6 @@ PANELS: dict[str, tuple[Series, ...]] = {
         Series(key="weight_max", label="largest", colour=PRETRAINED, style="--"),
     ),
     "Updates per second": (Series(key="updates_per_second", label="updates per second"),),
-    "Seconds waited for collectors, in all": (Series(key="wait_seconds", label="seconds waited"),),
 }
 
 
@@ -76,6 +75,7 @@ CONTEXT = frozenset(
         "data_wait_fraction",
         "checkpoint_block_ms",
         "weight_clipped_share",
+        "wait_seconds",
     }
 )
 COLOURS = (FINETUNED, PRETRAINED, DEPLOYED, DATA, MUTED)
@@ -121,11 +121,17 @@ def other_panels(lines: Sequence[dict[str, Any]]) -> dict[str, tuple[Series, ...
 
 
 def series_panel(
-    facts: Facts, lines: Sequence[dict[str, Any]], name: str, title: str, group: Sequence[Series]
+    facts: Facts,
+    lines: Sequence[dict[str, Any]],
+    name: str,
+    title: str,
+    group: Sequence[Series],
+    *,
+    over: str = "updates",
 ) -> Picture:
-    """One group of keys of `lines` over updates, with the boundary between offline and online ones."""
-    updates = column(lines, "updates")
-    online = any(line.get("phase") == "online" for line in lines)
+    """One group of keys of `lines` over updates, with the boundary between offline and online ones, or over `over`."""
+    updates, unit = column(lines, over), over.replace("_", " ")
+    online = over == "updates" and any(line.get("phase") == "online" for line in lines)
     boundary = facts.config.pretrain_steps if online else None
 
     def draw(figure: Any) -> None:
@@ -144,7 +150,7 @@ def series_panel(
         shown = np.concatenate([column(lines, s.key) for s in group])
         fit_values(axes, shown[np.isfinite(shown)], wide_range=any(s.wide_range for s in group))
         axes.set_xlim(0, None)
-        axes.set_xlabel("updates")
+        axes.set_xlabel(unit)
         axes.xaxis.set_major_formatter(thousands)
         axes.xaxis.get_major_locator().set_params(nbins=5)
         if len(group) > 1:
@@ -155,7 +161,7 @@ def series_panel(
         values = column(lines, series.key)
         good = np.flatnonzero(np.isfinite(values))
         said.append(
-            f"{series.label} {number(float(values[good[0]]))} after {whole(updates[good[0]])} updates, "
+            f"{series.label} {number(float(values[good[0]]))} after {whole(updates[good[0]])} {unit}, "
             f"{number(float(values[good[-1]]))} after {whole(updates[good[-1]])}, "
             f"between {number(float(values[good].min()))} and {number(float(values[good].max()))}"
         )

@@ -48,12 +48,14 @@ def follow(run: RunDirectory, config: TrainConfig, stopping: Callable[[], bool])
     tracker: Tracker = importlib.import_module(f"agent.trackers.{config.tracker}_tracker").open_run(
         name=run.path.resolve().name, folder=run.path.resolve(), config=flatten(config), known=known.get("id")
     )
-    last = False
+    last, updates = False, 0
     while not last:
         # Once more after the request to stop: the last evaluation has been written by then.
         last = stopping()
         for line in follower.new():
-            tracker.log(scalars(line), int(line.get("updates", 0)))
+            # A line about pace has no updates of its own: it was written at those of the line before.
+            updates = int(line.get("updates", updates))
+            tracker.log(scalars(line), updates)
         record = {"tracker": config.tracker, "id": tracker.id, "offset": follower.offset}
         write_atomic(memory, json.dumps(record).encode(), durable=False)
         if not last:

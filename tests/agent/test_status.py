@@ -26,7 +26,8 @@ NOW = 1_795_225_000.0
 STATUS: dict[str, Any] = {
     "time": NOW, "pid": os.getpid(), "phase": "online", "stopped": False, "pretrain_step": 1_000_000,
     "pretrain_steps": 1_000_000, "online_steps": 345_120, "planned_online_steps": 1_000_000, "online_updates": 172_560,
-    "policy_version": 3450, "learner_wait_seconds": 12.5, "staleness": {"p50_s": 0.4, "p99_s": 1.21},
+    "policy_version": 3450, "learner_wait_seconds": 12.5, "staleness_seconds_p50": 0.4,
+    "staleness_seconds_p99": 1.21, "learner_wait_fraction": 0.0, "collector_wait_fraction": 0.31,
     "collectors": [
         {"steps": 172_560, "episodes": 1_410, "policy_version": 3448 + i, "wait_seconds": 4100.0, "faults": 3 * i}
         for i in range(2)
@@ -65,13 +66,23 @@ def test_everything_that_matters_is_said_without_a_colour(run: RunDirectory) -> 
     flat = re.sub(r"[\s│]+", " ", text)
     for expected in (
         "✓ pretrain", "▶ online", "345,120/1,000,000 · 35% · 212/s · 51:23 left", "172,560 online · 106/s",
-        "version 3450 · collectors up to 2 behind · staleness p50 s 0.4, p99 s 1.21",
-        "learner waited 12.5 s for steps, collectors 2:16:40 for updates", "345,120 steps, 2,820 episodes",
+        "version 3450 · collectors up to 2 behind · staleness 0.4 s, p99 1.2 s",
+        "learner waited 12.5 s (0% now), collectors 2:16:40 (31% now)", "345,120 steps, 2,820 episodes",
         "+764,640 an hour",
         "curve at 20,000 steps: success 75%, return 0.75 (95% 0.65 to 0.85), 1:42 ago; ▲ up from 0.5",
         "! 1, the last 1:02 ago: the simulation diverged [/b] at step 41", "free", "! 3", "running, as of",
     ):  # fmt: skip
         assert expected in flat, expected
+
+
+def test_a_paused_actor_and_a_full_disk_are_told(run: RunDirectory) -> None:
+    status = gather(run)
+    quiet = shown(status)
+    assert "the guard" not in quiet and "! full" not in quiet
+    status["collectors"][0]["paused"] = "disk full"
+    loud = shown({**status, "actor_paused": True, "disk_full": True})
+    assert "! the guard has paused the actor's updates" in loud and "! full: collectors wait" in loud
+    assert "disk full" in loud and max(map(len, loud.splitlines())) == 80
 
 
 def test_eighty_columns_hold_it(run: RunDirectory) -> None:

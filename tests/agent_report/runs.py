@@ -50,6 +50,15 @@ def diagnostics(updates: int, phase: str, rank: int, bias: float) -> dict[str, A
     }  # fmt: skip
 
 
+def pace(online_steps: int, waited: float) -> dict[str, Any]:
+    """A line about ten seconds of fine-tuning as `agent.run_status` writes it."""
+    return {
+        "time": START + 200, "kind": "pace", "online_steps": online_steps, "steps_per_second": 200.0,
+        "learner_wait_fraction": 0.0, "collector_wait_fraction": waited, "staleness_versions_p50": 0.0,
+        "staleness_versions_p99": 2.0, "staleness_seconds_p50": 0.4, "staleness_seconds_p99": 1.2,
+    }  # fmt: skip
+
+
 def fill(store: Store, stream: str, episode_returns: list[float], version: int = 0) -> None:
     """Episodes of five steps whose last reward is the return."""
     with store.writer(stream, durability="process") as writer:
@@ -92,6 +101,7 @@ FINISHED = (
     diagnostics(3000, "offline", 80, 4.0),
     *(training(u, "online", 0.002) for u in range(3500, 8001, 500)),
     evaluation("curve", 2000, 0.55, (0.34, 0.74), episodes=20),
+    *(pace(steps, share) for steps, share in ((2000, 0.25), (4000, 0.5))),
     evaluation("curve", 4000, 0.7, (0.48, 0.855), episodes=20),
     diagnostics(8000, "online", 48, 1.5),
     evaluation("finetuned", 6000, 0.88, (0.802, 0.93)),

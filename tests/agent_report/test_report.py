@@ -84,8 +84,13 @@ def test_what_an_export_a_deployment_and_the_diagnostics_recorded_is_shown(finis
     assert "wfp16: largest difference of an action 2e−4" in exported
     told = " ".join(attributes["aria-label"] for tag, attributes in page.elements if tag == "svg")
     assert "critic 80.00 after 3,000 updates, 48.00 after 8,000" in told
-    assert "offline, 3,000 updates, 40 points: Q exceeds the return by 4.000 on average, correlation 1.000" in told
-    assert "online, 8,000 updates, 40 points: Q exceeds the return by 1.500 on average" in told
+    assert (
+        "offline, 3,000 updates, 40 groups of steps: Q exceeds the return by 4.000 on average, correlation 1.000"
+        in told
+    )
+    assert "online, 8,000 updates, 40 groups of steps: Q exceeds the return by 1.500 on average" in told
+    assert "collectors 0.250 after 2,000 online steps, 0.500 after 4,000" in told
+    assert "99th percentile 1.200 after 2,000 online steps" in told
     assert "Time to decide on 8,400 actions: p50 21.30 µs" in told and "with 8,000 actions" in told
     assert "The control period is 20 ms" in told
     assert "25 online steps by the policy versions 4 to 7" in told
@@ -181,7 +186,7 @@ def test_the_page_is_self_contained(finished: RunDirectory) -> None:
 def test_figures_take_every_colour_from_the_page(finished: RunDirectory) -> None:
     text = finished.report.read_text()
     drawings = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(drawings) == 19
+    assert len(drawings) == 21
     for drawing in drawings:
         assert not re.search(r"#[0-9a-f]{6}\b", drawing)
     named = set(re.findall(r"var\((--[a-z]+)\)", text)) - {"--colour"}
