@@ -63,6 +63,13 @@ class Lane:
     """Whether that was so in this round."""
 
 
+class PolicyFault(EnvFault):
+    """The policy's action is not finite: no step was taken, and its episode cannot go on."""
+
+    def __init__(self, version: int) -> None:
+        Exception.__init__(self, f"policy v{version} acts NaN: the episode was cut before it")
+
+
 class Collection:
     """Environments in step with one another: each round acts once in each, with one batch through the policy.
 
@@ -107,6 +114,10 @@ class Collection:
             return
         actions = self._policy.act(self._observations[[lane.row for lane in lanes]])
         executed = np.clip([self._decide(*each) for each in zip(lanes, actions, strict=True)], self._low, self._high)
+        if not (sound := np.isfinite(executed).all(axis=1)).all():
+            for lane in (lane for lane, ok in zip(lanes, sound, strict=True) if not ok):
+                self._lose_episode(lane, PolicyFault(self._policy.version))
+            lanes, executed = [lane for lane, ok in zip(lanes, sound, strict=True) if ok], executed[sound]
         for lane, action in zip(lanes, executed, strict=True):
             lane.env.ask_step(action)
         stored = 0
@@ -170,12 +181,15 @@ class Collection:
         try:
             lane.env.answer()
         except EnvFault as fault:
-            self._cut(lane)
             lane.built = False
-            self._slots[CollectorSlot.FAULTS] += 1
-            self._on_fault(fault)
+            self._lose_episode(lane, fault)
             return False
         return True
+
+    def _lose_episode(self, lane: Lane, fault: EnvFault) -> None:
+        self._cut(lane)
+        self._slots[CollectorSlot.FAULTS] += 1
+        self._on_fault(fault)
 
     def _store(self, lane: Lane, action: np.ndarray) -> int:
         """Append the step and go on from where it led; 0 where a stop came before there was space for it."""
@@ -248,6 +262,8 @@ def run_collector(run: RunDirectory, number: int) -> None:
             return  # not given the time to answer
         if isinstance(fault, EnvHung):
             incidents.event("env_hung", str(fault), collector=number)
+        elif isinstance(fault, PolicyFault):
+            incidents.event("policy_fault", str(fault), collector=number)
         else:
             incidents.event("env_fault", str(fault), collector=number)
         budget.spend(fault, collection.steps)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from agent import best
 from agent.board import Board, Phase, Slot
 from agent.child import Child
 from agent.config import TrainConfig
@@ -83,8 +84,12 @@ class Evaluations:
         self.running.remove(child)
         if code != 0:
             self._incidents.event("evaluation_failed", f"{child.name}: {child.last_words()}", exit_code=code)
-        elif self.switch is None and self._config.online_steps:
+            return
+        if self.switch is None and self._config.online_steps:
             self._report_switch()
+        if self._board.phase == Phase.DONE and (scored := self._run.evaluations())[-1]["label"] == "finetuned":
+            # The learner, which keeps the others, has left; its last checkpoint is of the version scored last.
+            best.note(self._run, scored[-1], (self._run.checkpoints / "LATEST").read_text())
 
     def _report_switch(self) -> None:
         """Say what fine-tuning starts from, once the pretrained policy has been scored."""

@@ -5,19 +5,20 @@ An evaluation scores a published version; the checkpoint that belongs to it is t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import safetensors.torch
 import torch
 
+from agent import best
 from agent.algorithms.base import Algorithm
 from agent.board import Board, Slot
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import GuardConfig
 from agent.files import LineFollower, write_atomic
 from agent.guard import Guard
+from agent.publish import published_versions
 from agent.run_directory import RunDirectory
 from agent.training_log import TrainingLog
 
@@ -35,15 +36,15 @@ class Oversight:
         self._pretrained: dict[str, torch.Tensor] | None = None
         self._pending: dict[int, int] = {}
         self._scored = board[Slot.SCORED_VERSION]
-        best = json.loads(run.best.read_text()) if run.best.exists() else {}
-        self._best: float | None = best.get("mean")
-        if best:
-            writer.spare.add(best["checkpoint"])
+        if kept := best.read(run).get("checkpoint"):
+            writer.spare.add(kept)
 
     def begin(self, *, online_updates: int) -> None:
         """Keep the pretrained actor, at the switch; or find it again, after a resume."""
         path = self._run.pretrained
         if online_updates == 0:
+            # The checkpoint at the end of pretraining belongs to the first version.
+            self._expect(min(published_versions(self._run.policies), default=0))
             write_atomic(path, safetensors.torch.save(dict(self._algorithm.actor.state_dict())))
         self._pretrained = safetensors.torch.load(path.read_bytes()) if path.exists() else None
         for record in self._lines.read():
@@ -55,9 +56,9 @@ class Oversight:
         """Act on what is new; some microseconds where nothing is."""
         if (version := self._board[Slot.SCORED_VERSION]) != self._scored:
             self._scored = version
-            self._pending[version] = self._algorithm.updates
-            self._writer.spare.add(f"{self._algorithm.updates:09d}")
-            save()
+            if version not in self._pending:
+                self._expect(version)
+                save()
         for record in self._lines.read():
             if record["kind"] == "evaluation":
                 self._note_best(record)
@@ -85,15 +86,22 @@ class Oversight:
         )  # fmt: skip
 
     def _note_best(self, record: Mapping[str, Any]) -> None:
-        """Let `checkpoints/BEST` name the checkpoint of the best evaluation so far."""
+        """Keep the checkpoint of the best evaluation so far, and let go of the one before."""
         step = self._pending.pop(int(record["policy_version"]), None)
         if step is None:
             return
-        name = f"{step:09d}"
-        if self._best is not None and record["mean"] <= self._best:
+        name = folder_name(step)
+        if best.note(self._run, record, name):
+            self._writer.spare.intersection_update({name, *map(folder_name, self._pending.values())})
+        elif step not in self._pending.values():
             self._writer.spare.discard(name)
-            return
-        keep = ("mean", "label", "online_steps", "policy_version")
-        self._best = record["mean"]
-        write_atomic(self._run.best, json.dumps({"checkpoint": name, **{k: record[k] for k in keep}}).encode())
-        self._writer.spare.intersection_update({name, *(f"{s:09d}" for s in self._pending.values())})
+
+    def _expect(self, version: int) -> None:
+        """Keep the checkpoint of the present state until `version` has its score."""
+        self._pending[version] = self._algorithm.updates
+        self._writer.spare.add(folder_name(self._algorithm.updates))
+
+
+def folder_name(updates: int) -> str:
+    """Of the checkpoint after so many updates."""
+    return f"{updates:09d}"

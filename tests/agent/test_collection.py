@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -23,6 +24,7 @@ from agent.full_disk import DiskPatience
 from agent.incidents import Incidents
 from agent.latest_policy import LatestPolicy
 from agent.publish import Publisher, policy_path
+from agent.rhythm import Rhythm
 from agent.run_directory import RunDirectory
 from envs.errors import EnvFault
 from export.contract import ActionSpec, Normalizer, ObservationTerm
@@ -139,7 +141,7 @@ def test_collection_waits_on_a_full_disk_and_goes_on_without_a_lost_step(
         with collection(server, store, board, tmp_path / "policies", patiently=patiently) as (collecting, _, faults):
             loop = threading.Thread(
                 target=collect, args=(collecting,),
-                kwargs={"due": lambda: ENVS, "stopping": stop.is_set, "slots": slots},
+                kwargs={"due": lambda: ENVS, "rhythm": Rhythm(0.0, slots), "stopping": stop.is_set, "slots": slots},
             )  # fmt: skip
             loop.start()
             fill(disk / "filler")
@@ -197,6 +199,34 @@ def test_a_batch_acts_as_single_observations_do_each_with_its_own_noise(board: B
     alone = [runner.act(row, eps) for row, eps in zip(observations, noise, strict=True)]
     np.testing.assert_allclose(together, alone, atol=1e-6)
     assert len(np.unique(noise)) == 5
+
+
+def test_an_action_that_is_not_finite_is_never_taken_and_costs_its_own_episode(
+    server: EnvServer, store: Store, board: Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound, calls = LatestPolicy.act, itertools.count(1)
+
+    def act(policy: LatestPolicy, observations: np.ndarray) -> np.ndarray:
+        actions = sound(policy, observations)
+        if next(calls) == 11:
+            actions[1] = np.nan
+        return actions
+
+    monkeypatch.setattr(LatestPolicy, "act", act)
+    with collection(server, store, board, tmp_path / "policies") as (collecting, lanes, faults):
+        collecting.round(ENVS)
+        processes = [lane.env.pid for lane in lanes]
+        for _ in range(19):
+            collecting.round(ENVS)
+        collecting.cut()
+        assert [lane.env.pid for lane in lanes] == processes  # it was no fault of theirs
+    (fault,) = faults
+    assert "policy v1 acts NaN" in str(fault)
+    lengths = {(episode.stream, len(episode.rewards)) for episode in store.episodes()}
+    assert lengths == {
+        ("collector-000", 20), ("collector-000-001", 10), ("collector-000-001", 9), ("collector-000-002", 20),
+    }  # fmt: skip
+    assert all(np.isfinite(episode.actions).all() for episode in store.episodes())
 
 
 def test_a_hung_environment_costs_its_own_episode_and_no_other_s(

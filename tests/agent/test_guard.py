@@ -148,6 +148,10 @@ def test_a_resumed_learner_goes_back_to_the_pretrained_weights_of_the_first(tmp_
 def test_the_best_evaluation_s_checkpoint_outlives_newer_ones(tmp_path: Path) -> None:
     it, rng = Overseen(tmp_path), np.random.default_rng(0)
     it.oversight.begin(online_updates=0)
+    it.save()
+    it.evaluation("pretrained", 0.5, version=0)
+    it.look(online_steps=0)
+    assert json.loads(it.run.best.read_text())["checkpoint"] == "000000000"
     means = {2: 1.0, 3: 5.0, 4: 3.0, 5: 4.0, 6: 2.0}
     for version, mean in means.items():
         learn(it.algorithm, rng, 10)
