@@ -18,7 +18,7 @@ from agent.evaluation import evaluate, evaluation_rng
 from agent.filming import as_gif, film
 from agent.incidents import no_space
 from agent.policies import scoring_spec
-from agent.process import run_child
+from agent.process import run_child, stand_back
 from agent.publish import policy_path
 from agent.run_directory import RunDirectory, evaluation_name
 from envs.make import make_env
@@ -86,6 +86,7 @@ def record_score(run: RunDirectory, **values: Any) -> None:
 
 def main(run_path: str, version: str, label: str, step: str, episodes: str, parent: str) -> int:
     """Entry point of the process."""
+    stand_back()  # training must not wait for its scores
     run = RunDirectory(Path(run_path))
     return run_child(parent, lambda: score_version(run, int(version), label, int(step), int(episodes)))
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from agent.board import Board, Slot
 from agent.errors import AgentError, DivergenceError
-from agent.files import write_atomic
+from agent.files import SwappedFile
 from export.contract import Contract
 from export.policy import write_policy
 from export.runner import PolicyRunner
@@ -65,6 +65,8 @@ class Publisher:
         self._probe = probe
         self._folder = folder
         self._board = board
+        # Replacing a file costs a millisecond more where the file system then flushes the new one (ext4).
+        self._latest = SwappedFile(folder / "LATEST")
         self._template = template
         self._contract = contract
         # Past whatever a crashed or rolled back run had already handed to collectors.
@@ -91,7 +93,7 @@ class Publisher:
         model = self._template.patch(weights, contract)
         self._try_out(model, step)
         write_policy(path, model)
-        write_atomic(self._folder / "LATEST", path.name.encode(), durable=False)
+        self._latest.write(path.name.encode())
         self.version = version
         self._board[Slot.PUBLISHED_NS] = time.monotonic_ns()
         self._board[Slot.POLICY_VERSION] = version

@@ -76,7 +76,7 @@ def test_what_is_published_acts_as_the_actor_does(publisher: Publisher, board: B
             expected = torch.tanh(algorithm.actor(torch.from_numpy(observations))).numpy()
         np.testing.assert_allclose(runner.act(observations), expected, atol=1e-6)
         assert board[Slot.POLICY_VERSION] == version
-        assert (path.parent / "LATEST").read_text() == path.name
+        assert (path.parent / "LATEST").read_text().strip() == path.name
 
 
 def test_versions_go_on_growing_after_a_restart_and_after_a_rollback(
@@ -145,7 +145,7 @@ def test_the_first_and_the_newest_versions_are_kept(publisher: Publisher, folder
     for _ in range(KEEP + 7):
         publisher.publish(weights, step=1)
     assert published_versions(folder) == [1, *range(8, KEEP + 8)]
-    assert len(list(folder.iterdir())) == 2 * (KEEP + 1) + 1  # a file and a checksum each, and LATEST
+    assert len(list(folder.iterdir())) == 2 * (KEEP + 1) + 2  # a file and a checksum each, and LATEST with its spare
 
 
 def test_a_death_before_the_board_is_told_costs_a_number_not_a_version(
@@ -159,11 +159,11 @@ def test_a_death_before_the_board_is_told_costs_a_number_not_a_version(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "write_atomic", die)
+        patch.setattr(publish.SwappedFile, "write", die)
         with pytest.raises(KeyboardInterrupt):
             publisher.publish(weights, step=2)
     assert board[Slot.POLICY_VERSION] == 1
-    assert (folder / "LATEST").read_text() == "v000001.onnx"
+    assert (folder / "LATEST").read_text().strip() == "v000001.onnx"
     restarted = Publisher(folder, board, template, contract, version=0)
     assert restarted.publish(weights, step=3) == policy_path(folder, 3)
 

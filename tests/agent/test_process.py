@@ -1,0 +1,32 @@
+"""What a process of a run does at its start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.process import BACKGROUND_NICENESS
+from tests.integration.command import ROOT
+
+SHOWN = "from agent.process import stand_back; stand_back(); import os; print(os.nice(0)); "
+SHOWN += "print(open('/proc/self/autogroup').read().split()[-1])"
+
+
+@pytest.mark.parametrize("own_session", [True, False])
+def test_standing_back_lowers_the_own_priority_and_no_one_elses(own_session: bool) -> None:
+    autogroup = Path("/proc/self/autogroup")
+    if not autogroup.exists():
+        pytest.skip("this kernel has no autogroups")
+    before = os.nice(0), autogroup.read_text().split()[-1]
+    shown = subprocess.run(
+        [sys.executable, "-c", SHOWN], cwd=ROOT, capture_output=True, text=True, check=True,
+        start_new_session=own_session,
+    )  # fmt: skip
+    process, group = shown.stdout.split()
+    assert int(process) == min(19, before[0] + BACKGROUND_NICENESS)
+    assert group == (str(BACKGROUND_NICENESS) if own_session else before[1])
+    assert (os.nice(0), autogroup.read_text().split()[-1]) == before
