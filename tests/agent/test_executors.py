@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from agent.executors.choose import Timing, choose, key_of, read_cache, write_cache
+from agent.executors.choose import Timing, choose, compare, key_of, read_cache, write_cache
 from agent.executors.compiled import Compiled
-from tests.agent.learners import digest, learn, make_learner, random_transitions
+from agent.executors.eager import Steppable, eager
+from agent.transitions import Transitions
+from tests.agent.learners import digest, learn, make_algorithm, make_learner, random_transitions
 
 ROOT = Path(__file__).parents[2]
 
@@ -133,3 +135,24 @@ def test_measurements_hold_for_their_shapes_precision_and_threads_only() -> None
     keys.add(key_of(make_learner()))
     torch.set_num_threads(1)
     assert len(keys) == 4
+
+
+class Noting(Compiled):
+    """Runs eagerly, and notes which parts of the update it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(not_expected)
+        self.parts: list[str] = []
+
+    def __call__(self, algorithm: Steppable, batch: Transitions) -> dict[str, torch.Tensor]:
+        self.parts.append(algorithm.part)
+        return eager(algorithm, batch)
+
+
+@pytest.mark.parametrize("delay", [2, 3])
+def test_both_executors_are_timed_on_the_same_parts_of_the_update(delay: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm, noting, eagerly = make_algorithm("td3_bc", policy_delay=delay), Noting(), Noting()
+    monkeypatch.setattr("agent.executors.choose.eager", eagerly)
+    compare(algorithm, noting)
+    assert eagerly.parts == noting.parts[2:]  # the first two only compile
+    assert {"critics", "all"} == set(eagerly.parts)
