@@ -41,9 +41,9 @@ class Execution:
         asked = self._config.executor
         if asked == "auto" and self._saved is not None:
             asked = self._saved["executor"]
-        with self._alive():
+        with self.alive():
             choice = choose(
-                self._algorithm, asked, updates=to_come, working=self._alive,
+                self._algorithm, asked, updates=to_come, working=self.alive,
                 say=lambda message: self._run.event("not_compiled", message),
             )  # fmt: skip
         self._algorithm.executor, self.name = choice.executor, choice.name
@@ -78,8 +78,8 @@ class Execution:
             )
 
     @contextmanager
-    def _alive(self) -> Iterator[None]:
-        """Heartbeats while a compiler works for longer than the supervisor waits."""
+    def alive(self) -> Iterator[None]:
+        """Heartbeats while a compiler or exporter works for longer than the supervisor waits."""
         done = threading.Event()
 
         def beat() -> None:

@@ -171,14 +171,15 @@ class Learner:
             algorithm=self.algorithm.name,
             env=json.loads(self.run.env.read_text()),
         )
-        publication = Publication(
-            self.run, self.config, self.board, self.algorithm, self.log,
-            contract=contract, version=self._saved_version,
-            probe=probe_of(self.offline.reader, self.store.spec.observation_size),
-            beside=lambda: self.oversight.look(
-                online_steps=self.board.online_steps(), save=self.save, publish=publication.publish
-            ),
-        )  # fmt: skip
+        with self.execution.alive():
+            publication = Publication(
+                self.run, self.config, self.board, self.algorithm, self.log,
+                contract=contract, version=self._saved_version,
+                probe=probe_of(self.offline.reader, self.store.spec.observation_size),
+                beside=lambda: self.oversight.look(
+                    online_steps=self.board.online_steps(), save=self.save, publish=publication.publish
+                ),
+            )  # fmt: skip
         publication.begin(self.stopping)
         return publication
 

@@ -22,7 +22,7 @@ from agent.algorithms.base import Algorithm, move_targets
 from agent.algorithms.extraction import Extraction
 from agent.algorithms.iql_config import IQLConfig
 from agent.algorithms.iql_critics import CriticLoss
-from agent.networks import MLP, GaussianActor, Subset
+from agent.networks import MLP, EnsembleCritic, GaussianActor, Subset
 from agent.transitions import Transitions
 
 
@@ -97,11 +97,10 @@ class IQL(Algorithm[IQLConfig]):
         if self.anti_exploration is not None and self.part != "policy":
             novelty = self.anti_exploration.learn(batch)
         with torch.no_grad():
-            target_q_NB = self.target_critic(batch.observation, batch.action, self.affine)
-            q_hat_B = self._worth(target_q_NB, batch.observation, batch.action)
+            q_hat_B = self._worth(self.target_critic, batch.observation, batch.action)
         if self.part == "policy":
             v_B = self._baseline(batch.observation)
-            judged = {"q": target_q_NB, "v": v_B, "advantage": q_hat_B - v_B}
+            judged = {"q": q_hat_B, "v": v_B, "advantage": q_hat_B - v_B}
         elif self.config.value == "none":
             judged = self._learn_q_alone(batch, q_hat_B)
         else:
@@ -110,9 +109,9 @@ class IQL(Algorithm[IQLConfig]):
             return {**judged, **novelty}
         return {**judged, **novelty, **self._extract_policy(batch, judged["advantage"])}
 
-    def _worth(self, q_NB: Tensor, observation_BO: Tensor, action_BA: Tensor) -> Tensor:
+    def _worth(self, critic: EnsembleCritic, observation_BO: Tensor, action_BA: Tensor) -> Tensor:
         """min Q − b [B]: what actions are worth wherever values are compared."""
-        q_B = self._subset.minimum(q_NB)
+        q_B: Tensor = critic(observation_BO, action_BA, self.affine, members=self._subset.members).amin(dim=0)
         return q_B if self.anti_exploration is None else q_B - self.anti_exploration(observation_BO, action_BA)
 
     @torch.no_grad()
@@ -122,7 +121,7 @@ class IQL(Algorithm[IQLConfig]):
             v_B: Tensor = self.value(observation_BO, self.affine).squeeze(-1)
             return v_B
         mean_BA = torch.tanh(self.actor(observation_BO, self.affine))
-        return self._worth(self.target_critic(observation_BO, mean_BA, self.affine), observation_BO, mean_BA)
+        return self._worth(self.target_critic, observation_BO, mean_BA)
 
     def _learn_values(self, batch: Transitions, q_hat_B: Tensor) -> dict[str, Tensor]:
         v_B = self.value(batch.observation, self.affine).squeeze(-1)
@@ -149,8 +148,7 @@ class IQL(Algorithm[IQLConfig]):
         """
         assert batch.next_action is not None and batch.next_action_known is not None
         with torch.no_grad():
-            next_q_NB = self.target_critic(batch.next_observation, batch.next_action, self.affine)
-            next_q_B = self._worth(next_q_NB, batch.next_observation, batch.next_action)
+            next_q_B = self._worth(self.target_critic, batch.next_observation, batch.next_action)
             target_B = losses.td_target(batch.reward, batch.discount, next_q_B)
             # After an end in the task's sense nothing follows; after a cut what follows is not known.
             counts_B = ((batch.next_action_known > 0) | (batch.discount == 0)).float()
@@ -167,17 +165,13 @@ class IQL(Algorithm[IQLConfig]):
         return {"critic_loss": loss.detach()}
 
     def _extract_policy(self, batch: Transitions, advantage_B: Tensor) -> dict[str, Tensor]:
-        def judge(action_BA: Tensor) -> Tensor:
-            q_NB = self.critic(batch.observation, action_BA, self.affine)
-            return self._worth(q_NB, batch.observation, action_BA)
-
         loss, report = self.extraction.loss(
             self.part,
             mean_BA=torch.tanh(self.actor(batch.observation, self.affine)),
             log_std_A=self.actor.clamped_log_std(),
             action_BA=batch.action,
             advantage_B=advantage_B,
-            judge=judge,
+            judge=lambda action_BA: self._worth(self.critic, batch.observation, action_BA),
         )
         self.optimizers["actor"].minimize(loss, self._actor_rate)
         return {"actor_loss": loss.detach(), **report}

@@ -146,7 +146,3 @@ class Subset:
     def members(self) -> Tensor | None:
         """What `EnsembleCritic.forward` takes to ask these alone; None for all."""
         return None if self._whole else self.chosen
-
-    def minimum(self, q_NB: Tensor) -> Tensor:
-        """[N, B] → [B]."""
-        return q_NB.amin(dim=0) if self._whole else q_NB.index_select(0, self.chosen).amin(dim=0)

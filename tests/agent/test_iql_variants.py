@@ -129,17 +129,17 @@ def test_the_bonus_holds_a_policy_that_follows_q_near_the_data() -> None:
     def reached(kind: Any) -> float:
         """The mean action where reward rises with the action and the data's are around 0."""
         learner = make_learner(
-            policy="ddpg_bc", bc_weight=0.0, offline_steps=500, learning_rate=3e-3, anti_exploration=kind,
+            policy="ddpg_bc", bc_weight=0.0, offline_steps=300, learning_rate=6e-3, anti_exploration=kind,
             anti_exploration_scale=0.3,
         )  # fmt: skip
-        for _ in range(500):
+        for _ in range(300):
             batch = random_transitions(rng)
             action = torch.from_numpy(rng.normal(scale=0.1, size=(32, 2)).astype(np.float32))
             learner.update(replace(batch, action=action, reward=action.sum(-1), discount=torch.zeros(32)))
         with torch.no_grad():
             return float(torch.tanh(learner.actor(random_transitions(rng, 256).observation)).mean())
 
-    assert reached("none") > 0.9
+    assert reached("none") > 0.75
     assert reached("cvae") < 0.6
 
 

@@ -128,18 +128,20 @@ def test_the_exploration_noise_takes_the_spread_of_the_data(policy: Any) -> None
     assert bool(((std > 0.2) & (std < 0.45)).all()), std
 
 
-def test_a_subset_is_drawn_anew_and_its_minimum_is_over_its_members_alone() -> None:
-    generator = torch.Generator().manual_seed(0)
-    subset = Subset(5, 2, generator=generator, device=torch.device("cpu"))
-    q_NB = torch.arange(15.0).reshape(5, 3)
-    seen = set()
-    for _ in range(60):
-        subset.draw()
-        i, j = sorted(subset.chosen.tolist())
+@pytest.mark.parametrize("options", [{}, {"critic": "quantile", "quantiles": 4}])
+def test_a_subset_is_drawn_anew_and_its_minimum_is_over_its_members_alone(options: dict[str, Any]) -> None:
+    learner = make_learner(critics=4, critic_subset=2, trunk="d2rl", critic_layer_norm=True, **options)
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(40):
+        batch = random_transitions(rng)
+        with torch.no_grad():
+            everyone = learner.target_critic(batch.observation, batch.action)
+        told = learner.update(batch)
+        i, j = sorted(learner._subset.chosen.tolist())
         assert i < j
         seen.add((i, j))
-        assert torch.equal(subset.minimum(q_NB), q_NB[i])
-    assert len(seen) == 10  # every pair
+        torch.testing.assert_close(told["advantage"] + told["v"], torch.minimum(everyone[i], everyone[j]))
+    assert len(seen) == 6  # every pair
 
 
 def test_a_whole_ensemble_draws_nothing() -> None:
@@ -148,7 +150,7 @@ def test_a_whole_ensemble_draws_nothing() -> None:
     for size in (0, 3):
         subset = Subset(3, size, generator=generator, device=torch.device("cpu"))
         subset.draw()
-        assert torch.equal(subset.minimum(torch.eye(3)), torch.zeros(3))
+        assert subset.members is None
     assert torch.equal(generator.get_state(), before)
 
 
