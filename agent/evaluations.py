@@ -11,6 +11,7 @@ from agent.board import Board, Phase, Slot
 from agent.child import Child
 from agent.config import TrainConfig
 from agent.files import read_lines
+from agent.guard import squared_error
 from agent.incidents import Incidents
 from agent.publish import published_versions
 from agent.run_directory import RunDirectory, evaluation_name
@@ -96,9 +97,14 @@ class Evaluations:
         scored = [record for record in self._run.evaluations() if record["label"] == "pretrained"]
         if not scored:
             return
-        self.switch = switch_report(scored[-1], float(returns(Store.open(self._config.replay)).mean()))
-        words = "pretrained {pretrained:.4g} ± {standard_error:.2g}, data {dataset:.4g}: recipe {suggested} suits"
-        self._incidents.event("switch_report", words.format(**self.switch), switch=self.switch)
+        dataset_mean = float(returns(Store.open(self._config.replay)).mean())
+        self.switch = switch_report(scored[-1], dataset_mean)
+        error = self.switch["standard_error"]
+        message = (
+            f"pretrained {self.switch['pretrained']:.4g}{'' if error is None else f' ± {error:.2g}'}, "
+            f"data {dataset_mean:.4g}: recipe {self.switch['suggested']} suits"
+        )
+        self._incidents.event("switch_report", message, switch=self.switch)
 
 
 def switch_report(score: dict[str, Any], dataset_mean: float) -> dict[str, Any]:
@@ -107,9 +113,12 @@ def switch_report(score: dict[str, Any], dataset_mean: float) -> dict[str, Any]:
     A policy clearly better than its data has values worth following without them (`fast`); one clearly worse has values
     that should not be trusted beyond the data (`safe`); in between, `default`.
     """
-    error = score["std"] / math.sqrt(score["episodes"])
+    error = math.sqrt(squared_error(score))
     lead = score["mean"] - dataset_mean
     suggested = "fast" if lead > 2.0 * error else "safe" if lead < -2.0 * error else "default"
     return {
-        "pretrained": score["mean"], "standard_error": error, "dataset": dataset_mean, "suggested": suggested,
-    }  # fmt: skip
+        "pretrained": score["mean"],
+        "standard_error": error if math.isfinite(error) else None,
+        "dataset": dataset_mean,
+        "suggested": suggested,
+    }

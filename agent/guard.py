@@ -69,5 +69,7 @@ class Guard:
 
 
 def squared_error(record: Mapping[str, Any]) -> float:
-    """Squared standard error of an evaluation's mean return."""
+    """Squared standard error of an evaluation's mean return; a single episode tells nothing of it."""
+    if record["episodes"] < 2:
+        return math.inf
     return float(record["std"]) ** 2 / float(record["episodes"])

@@ -47,6 +47,12 @@ def test_the_floor_counts_the_errors_of_both_means(errors: float, alarms: bool) 
     assert (guard.add(score("curve", 9.6, version=3)) is not None) == alarms
 
 
+def test_single_episodes_raise_no_alarm() -> None:
+    guard = Guard(GuardConfig(window=1))
+    guard.add(score("pretrained", 10.0, std=0.0, episodes=1))
+    assert guard.add(score("curve", -1e9, std=0.0, episodes=1, version=2)) is None
+
+
 def test_after_an_alarm_older_versions_count_no_more_and_the_pause_ends() -> None:
     guard = Guard(GuardConfig(window=1, pause_steps=500))
     guard.add(PRETRAINED)
@@ -191,5 +197,7 @@ def test_a_follower_sees_each_line_once_and_none_by_halves(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("mean", "recipe"), [(10.0, "default"), (10.5, "fast"), (9.5, "safe")])
 def test_the_switch_report_names_a_recipe_by_the_lead_over_the_data(mean: float, recipe: str) -> None:
+    lone = switch_report(score("pretrained", mean, std=0.0, episodes=1), 10.0)
+    assert (lone["standard_error"], lone["suggested"]) == (None, "default")
     report = switch_report(score("pretrained", mean, episodes=25), 10.0)
     assert report == {"pretrained": mean, "standard_error": 0.2, "dataset": 10.0, "suggested": recipe}
