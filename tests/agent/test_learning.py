@@ -28,10 +28,17 @@ METHODS: dict[str, tuple[str, dict[str, Any], float]] = {
     # Over several steps the drift of the whole episode drowns what one action did.
     "awr": ("awr", {"beta": 10.0, "n_step": 1}, BETTER),
 }
+SOFT = {"target_rate": 0.05, "actor_learning_rate": 2e-3, "initial_temperature": 0.1, "sampled_actions": 4}
+METHODS |= {
+    "cql": ("cql", {**SOFT, "conservative_weight": 0.3}, STRAIGHT),
+    "cal_ql": ("cal_ql", {**SOFT, "conservative_weight": 0.3}, STRAIGHT),
+    "wsrl_iql": ("wsrl", {**SOFT, "pretraining": "iql", "critics": 2, "expectile": 0.9, "beta": 10.0}, STRAIGHT),
+}
 IMITATION: dict[str, dict[str, Any]] = {
     "iql": {"beta": 0.0},  # all weights 1: behaviour cloning
     "bc": {},
     "td3_bc": {"bc_alpha": 0.0},
+    "cql": {**SOFT, "conservative_weight": 30.0},  # nothing that the data lack is worth anything
 }
 
 
