@@ -20,7 +20,13 @@ FENCE = re.compile(
     r"(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-PAGES = sorted(path.name for path in TUTORIALS.glob("*.md") if path.name != "first-policy.md")
+# What a killed run resumes to is tested in tests/faults, more often and more closely.
+LONG = {"resume.md"}
+PAGES = [
+    pytest.param(path.name, marks=[pytest.mark.full] if path.name in LONG else [])
+    for path in sorted(TUTORIALS.glob("*.md"))
+    if path.name != "first-policy.md"
+]
 
 
 def fences(page: str) -> list[re.Match[str]]:
