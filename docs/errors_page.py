@@ -36,9 +36,11 @@ def tree(root: type[Exception], depth: int = 0) -> Iterator[tuple[type[Exception
 
 
 def meaning(error: type[Exception]) -> tuple[str, str]:
-    """(what is wrong, what mends it) from the class's docstring."""
+    """(what is wrong, what mends it) from the class's docstring; without a mend of its own its parent's holds."""
     text = inspect.cleandoc(error.__doc__ or "")
     wrong, _, mend = text.partition("Mend: ")
+    if not mend and error.__base__ is not None and error.__base__ is not Exception:
+        mend = meaning(error.__base__)[1]
     return " ".join(wrong.split("\n\n")[0].split()), " ".join(mend.split())
 
 

@@ -59,11 +59,10 @@ def test_the_page_shows_what_is_answered_today(answers: dict[str, str]) -> None:
     text = HEAD
     number = 0
     for title, chapter in CHAPTERS.items():
-        text += f"\n## {title}\n\n```text\n"
+        text += f"\n## {title}\n"
         for command, _ in chapter:
             number += 1
-            text += f"{number:>2} $ {command}\n   {answers[command]}\n"
-        text += "```\n"
+            text += f"\n**{number}.** `{command}`<br>\n`` {answers[command]} ``\n"
     if os.environ.get("WRITE_DOCS"):
         PAGE.write_text(text, encoding="utf-8")
     stale = "docs/mistakes.md is stale: WRITE_DOCS=1 python -m pytest tests/integration/test_mistakes.py"
