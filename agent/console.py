@@ -53,7 +53,8 @@ def say(text: str, level: str = "info") -> None:
     """One line for people: `debug` for those who look for a fault, `warning` for what went wrong but ended nothing."""
     if shows(level):
         prefix, style = {"warning": ("warning: ", "bold"), "debug": ("", "dim")}.get(level, ("", ""))
-        messages.print(prefix + text, style=style, markup=False, soft_wrap=True)
+        # A style of `print` itself would also be that of the bars below.
+        messages.print(Text(prefix + text, style=style), soft_wrap=True)
 
 
 def working(text: str) -> AbstractContextManager[object]:

@@ -116,7 +116,7 @@ def train_with_progress(config: TrainConfig, on_tick: Callable[[Board], None] = 
             offline(config.pretrain_steps)
             if online is not None:
                 note = {Phase.WARMUP: "warm-up", Phase.DONE: "evaluating"}.get(phase, "")
-                note = note or f"{board[Slot.ONLINE_UPDATES]:,} updates, policy v{board[Slot.POLICY_VERSION]}"
+                note = note or f"policy v{board[Slot.POLICY_VERSION]}"
                 online(board.online_steps(), note=note)
 
         outcome = train(config, on_tick=tick)

@@ -70,6 +70,16 @@ def test_a_terminal_shows_phase_rate_and_time_left_in_80_columns(monkeypatch: py
     assert re.search(r"fine-tune .* 345,420/1,000,000 +\d+/s +\d[\d:]+ +a note \[b\]", frames[-1])
 
 
+def test_a_warning_is_seen_above_the_bars_and_leaves_them_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = capture(monkeypatch, terminal=True)
+    with console.progress() as bars:
+        bars.add("pretrain", 10)(3)
+        console.say("restart: collector-000 ended [/b] with exit code -9", "warning")
+    said, _, after = file.getvalue().partition("restart: collector-000 ended [/b] with exit code -9")
+    assert said.endswith("\x1b[1mwarning: ") and after.startswith("\x1b[0m\n")
+    assert "\x1b[1m" not in after, "the bars are bold"
+
+
 @pytest.mark.parametrize(
     ("level", "expected"),
     [
