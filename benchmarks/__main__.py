@@ -1,9 +1,6 @@
 """List the benchmarks with the first line of what each measures."""
 
-import ast
-from pathlib import Path
+from benchmarks import listed
 
-for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-    text = path.read_text()
-    if "\ndef main(" in text:  # the others serve these
-        print(f"  {path.stem:<16} {(ast.get_docstring(ast.parse(text)) or '').splitlines()[0]}")
+for name, measures in listed().items():
+    print(f"  {name:<16} {measures}")

@@ -1,4 +1,4 @@
-# The device: verifies and deploys policies, records into a store. No torch, no simulator (about 210 MB of packages).
+# The device: verifies and deploys policies, records into a store. No torch, no simulator (about 220 MB of packages).
 #
 #   docker build -f deploy/device.Dockerfile -t slipway-device .
 #   docker run --rm --init --read-only --tmpfs /tmp -v "$PWD/arm.policy:/policy:ro" slipway-device verify /policy

@@ -8,6 +8,7 @@ Example:
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -31,9 +32,11 @@ class Args:
 
 def parse(arguments: list[str]) -> Args:
     """The name and, untouched, what follows it."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        raise ConfigError(f"which benchmark? {_known()}")
+    if arguments[0] in ("-h", "--help"):
         sys.stdout.write(f"usage: slipway bench NAME [--quick] [--json FILE]\n\n{__doc__}\n{_known()}\n")
-        sys.exit(0 if arguments else 2)
+        sys.exit(0)
     return Args(name=arguments[0], rest=tuple(arguments[1:]))
 
 
@@ -54,10 +57,8 @@ def _command(module: str, rest: Sequence[str]) -> list[str]:
 
 
 def _known() -> str:
-    spec = importlib.util.find_spec("benchmarks")
-    folders = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
-    modules = (path for folder in folders for path in folder.glob("[a-z]*.py"))
-    # Modules without a main() serve the others.
-    names = sorted(path.stem for path in modules if "\ndef main(" in path.read_text())
+    if importlib.util.find_spec("benchmarks") is None:
+        return "none is importable here: run this in the root of a checkout of slipway"
     short = {module: name for name, module in MODULES.items()}
-    return f"here are {', '.join(short.get(name, name) for name in names)}" if names else "none is importable here"
+    names = [short.get(module, module) for module in importlib.import_module("benchmarks").listed()]
+    return f"here are {', '.join(names)}"

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import benchmarks
 from agent.cli import main
+from agent.commands.bench import MODULES
 from tests.integration.command import ROOT
 
 
@@ -22,10 +24,30 @@ def test_a_name_runs_its_benchmark_with_what_follows() -> None:
     assert done.returncode == 0 and "benchmarks.deploy_latency [--quick] [--json FILE]" in done.stdout
 
 
+def test_the_list_is_of_benchmarks_and_each_of_them_explains_itself() -> None:
+    """Not of the peers' programs, which run elsewhere; and every short name is a benchmark's."""
+    names = benchmarks.listed()
+    assert {"deploy_latency", "replay_speed", "learner_speed", "online_speed"} <= names.keys()
+    assert not names.keys() & {"peers", "measure", "learner_peers", "replay_peers", "online_peers", "online_serial"}
+    assert set(MODULES.values()) <= names.keys()
+    done = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(names)
+    assert all(len(measures) > 20 for measures in names.values())
+    for name in names:
+        text = (ROOT / "benchmarks" / f"{name}.py").read_text()
+        assert "add_argument" in text, f"{name} takes no flag"
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     done = bench("nonsense", cwd=ROOT)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "no benchmark 'nonsense'" in done.stderr and "deploy" in done.stderr
+
+
+def test_without_a_name_it_asks_for_one() -> None:
+    done = bench(cwd=ROOT)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "which benchmark? here are" in done.stderr and "replay" in done.stderr
 
 
 def test_outside_a_checkout_it_says_where_to_go(
