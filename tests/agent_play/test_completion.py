@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from agent.cli import VERBS
-from agent.completion import SHELLS, Word, flags_of, vocabulary
+from agent.cli import VERBS, parse
+from agent.completion import SHELLS, Word, flags_of, help_of, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +79,17 @@ def test_verbs_actions_flags_and_values_are_completed(shell: str, scripts: Path)
     assert complete(shell, scripts, "slipway play --pi") == {"--pick"}
     assert complete(shell, scripts, "slipway play --pick b") == {"best"}
     assert complete(shell, scripts, "slipway verify scr") == {f"script.{name}" for name in SHELLS}
+
+
+def test_every_example_of_the_help_is_a_command_that_is_understood() -> None:
+    """As far as its arguments go: the files that it names do not exist here."""
+    from replay.errors import StoreNotFoundError
+
+    examples = 0
+    for verb in VERBS:
+        for line in re.findall(rf"^ +slipway {verb} (.*)$", help_of(verb), re.MULTILINE):
+            arguments = shlex.split(line.partition(" > ")[0], comments=True)
+            with contextlib.suppress(StoreNotFoundError):
+                parse(importlib.import_module(VERBS[verb][0]), verb, arguments)
+            examples += 1
+    assert examples >= len(VERBS)
