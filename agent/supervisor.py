@@ -26,6 +26,7 @@ FIRST_BACKOFF_SECONDS = 0.25
 HANG_SECONDS = 30.0
 STOP_SECONDS = 9.0
 STARTING_SECONDS = 2.0
+STARTING_FACTOR = 4
 POLL_SECONDS = 0.05
 
 
@@ -115,8 +116,10 @@ class Supervisor:
                 self._schedule_restart(child, code, int(slots[CollectorSlot.STEPS]))
 
     def _silent(self, beat_ns: int, child: Child) -> bool:
-        since = max(beat_ns / 1e9, child.started)
-        return time.monotonic() - since > HANG_SECONDS
+        beat = beat_ns / 1e9
+        # Before its first sign of life a process imports, which a busy machine draws out.
+        patience = HANG_SECONDS if beat > child.started else STARTING_FACTOR * HANG_SECONDS
+        return time.monotonic() - max(beat, child.started) > patience
 
     def _kill(self, child: Child, kind: str, message: str) -> None:
         self.incidents.event(kind, f"{message} for {HANG_SECONDS:.0f} s; killed", process=child.name)
