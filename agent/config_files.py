@@ -30,7 +30,7 @@ RESUMABLE = (
     "out", "online_steps", "online.collectors", "online.envs_per_collector", "online.step_deadline_seconds",
     "online.max_staleness_seconds", "online.rate",
     "guard.",
-    "evaluation.", "checkpoint.", "log_every", "tracker",
+    "evaluation.", "checkpoint.", "log_every", "diagnostics_every", "tracker",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from agent import algorithms
-from agent.board import Board, CollectorSlot, Phase, Slot
+from agent.board import Board, Phase, Slot
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import TrainConfig
 from agent.data_checks import oddities
@@ -32,6 +32,7 @@ from agent.execution import Execution
 from agent.feeding import Feed, Sampler, batches_ahead
 from agent.finetuning import finetune
 from agent.lockstep import Lockstep, split_acting
+from agent.monitoring import Monitor
 from agent.oversight import Oversight
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
@@ -86,9 +87,10 @@ class Learner:
         self._saved_version = 0
         self._online_state: dict[str, Any] | None = None
         self.log = TrainingLog(run, weight_clip=self.algorithm.weight_clip())
-        self.algorithm.gradients_every = config.log_every
-        self.diagnostics = Diagnostics(self.store, self.prepare, generator_of(config.seed, SEED_DIAGNOSTICS))
-        self.diagnosed_at = -1
+        self.monitor = Monitor(
+            config, board, self.algorithm, self.log, execution=self.execution,
+            diagnostics=Diagnostics(self.store, self.prepare, generator_of(config.seed, SEED_DIAGNOSTICS)),
+        )  # fmt: skip
         self.writer = CheckpointWriter(run.checkpoints, keep=config.checkpoint.keep)
         self.oversight = Oversight(run, config.guard, board, self.algorithm, self.log, self.writer)
         self.feed: Feed | None = None
@@ -122,7 +124,7 @@ class Learner:
                     steps=config.pretrain_steps, stopping=self.stopping, after_update=self.after_offline_update,
                 )  # fmt: skip
                 if finished:
-                    self.diagnose("offline")
+                    self.monitor.diagnose("offline")
                 self.save(wait=not finished or not config.online_steps)
             if not finished:
                 return False
@@ -154,7 +156,7 @@ class Learner:
                     # First the version, so that the checkpoint, and what is exported from it, bears the evaluated
                     # one's number.
                     self.publication.publish()
-                    self.diagnose("online")
+                    self.monitor.diagnose("online")
                 self.save(wait=True)
             if not finished:
                 return False
@@ -270,45 +272,13 @@ class Learner:
         if updates % self.config.log_every == 0:
             self.check(result)
             assert self.feed is not None
-            context: dict[str, float] = {"checkpoint_block_ms": self.blocked_ms} if self.blocked_ms else {}
-            if self.config.online.rate:
-                context["overruns"] = self.board.total(CollectorSlot.OVERRUNS)
-            self.execution.watch_precision(result)
-            self.log.training(
-                result, phase=phase, updates=updates, online_steps=self.board.online_steps(),
-                policy_version=self.board[Slot.POLICY_VERSION],
-                wait_seconds=self.board[Slot.LEARNER_WAIT_NS] / 1e9,
-                data_wait_fraction=self.feed.wait_fraction(), histograms=self.histograms(result), **context,
-            )  # fmt: skip
+            self.monitor.training(result, self.feed, phase=phase, blocked_ms=self.blocked_ms)
             self.blocked_ms = 0.0
             if failure := self.writer.failure():
                 self.log.event("checkpoint_failed", f"{failure}; training goes on, the next checkpoint is the next try")
-        every = self.config.diagnostics_every
-        if every and updates % every == 0:
-            self.diagnose(phase)
+        self.monitor.diagnose_if_due(phase)
         if updates % self.config.checkpoint.every_updates == 0:
             self.save()
-
-    def diagnose(self, phase: str) -> None:
-        """Measure and log the networks and values, once an update, and at the end of each phase."""
-        updates = self.algorithm.updates
-        if self.config.diagnostics_every and updates > self.diagnosed_at:
-            self.log.diagnostics(self.diagnostics.measure(self.algorithm), phase=phase, updates=updates)
-            self.diagnosed_at = updates
-
-    def histograms(self, result: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What is worth a distribution: advantages, the batch's actions, and the policy's in their place."""
-        assert self.feed is not None
-        batch, actor = self.feed.batch, self.algorithm.actor
-        if batch is None:
-            return {}
-        learning = actor.training
-        with torch.no_grad():
-            # Without dropout, whose masks come from a generator that training alone may advance.
-            chosen = torch.tanh(actor.eval().raw(batch.observation))
-        actor.train(learning)
-        found = {"action/batch": batch.action, "action/policy": chosen}
-        return found | {name: result[name] for name in ("advantage",) if name in result}
 
     def waiting(self, seconds: float) -> None:
         """The limiter holds the learner back: collectors are behind."""

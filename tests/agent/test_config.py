@@ -347,6 +347,7 @@ def test_every_difference_that_makes_another_experiment_is_listed() -> None:
         ("checkpoint.every_updates", 5),
         ("checkpoint.keep", 5),
         ("log_every", 100),
+        ("diagnostics_every", 5),
         ("tracker", "none"),
     ],
 )
@@ -360,6 +361,7 @@ def test_a_resume_may_not_change_anything_else() -> None:
         "online_steps",
         "online.collectors",
         "log_every",
+        "diagnostics_every",
         "tracker",
         "online.envs_per_collector",
         "online.step_deadline_seconds",

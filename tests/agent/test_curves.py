@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from agent.curves import Curves
-from agent.learner import Learner
+from agent.monitoring import histograms
 from agent.run_directory import RunDirectory
 from agent.training_log import TrainingLog
 from tests.agent.learners import digest, make_learner, random_transitions
@@ -64,8 +63,7 @@ def test_looking_at_the_policys_actions_changes_nothing(dropout: float) -> None:
         batch = random_transitions(rng)
         result = looked_at.update(batch)
         left_alone.update(batch)
-        stub = SimpleNamespace(feed=SimpleNamespace(batch=batch), algorithm=looked_at)
-        found = Learner.histograms(stub, result)  # type: ignore[arg-type]
+        found = histograms(looked_at.actor, batch, result)
         assert set(found) == {"action/batch", "action/policy", "advantage"}
         assert found["action/policy"].shape == batch.action.shape and found["action/policy"].abs().max() <= 1.0
     assert digest(looked_at) == digest(left_alone)
