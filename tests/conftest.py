@@ -37,3 +37,14 @@ def slipway_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         return root
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def drawn() -> None:
+    """Skips where no backend can draw without a screen, with the backends' own words."""
+    from agent.rendering import RenderingError, backend
+
+    try:
+        backend()
+    except RenderingError as error:
+        pytest.skip(str(error))

@@ -11,23 +11,15 @@ import numpy as np
 import pytest
 
 from agent.commands.play import Args, run
-from agent.errors import ConfigError, RenderingError, RunError
+from agent.errors import ConfigError, RunError
 from agent.playback import chosen, drift
-from agent.rendering import backend
 from envs.make import describe, make_env
 from replay.episodes import episode_table
 from replay.schema import StoreSpec
 from replay.store import Store
 from tests.integration.command import one_object
 
-
-@pytest.fixture(scope="module", autouse=True)
-def drawn() -> None:
-    """Skips with the backends' own words where none works."""
-    try:
-        backend()
-    except RenderingError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 def logged(path: Path, env_id: str, *, episodes: int, steps: int) -> Store:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from agent.errors import RenderingError
-from agent.rendering import backend, encode, render_episode, write_video
+from agent.rendering import encode, render_episode, write_video
 
 MAZE = {"id": "PointMaze_UMaze-v3", "kwargs": {"continuing_task": False}, "max_episode_steps": 40}
 HOPPER = {"id": "Hopper-v5", "kwargs": {}, "max_episode_steps": 30}
@@ -26,13 +26,7 @@ class East:
         return np.array([1.0, 0.0], np.float32)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def drawn() -> None:
-    """Skips with the backends' own words where none works."""
-    try:
-        backend()
-    except RenderingError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 def test_an_episode_is_drawn_as_it_moves() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from agent.transitions import Transitions
 from tests.golden.regression_reference import Policy, Reference
 from tests.golden.test_iql_update import critic, perceptron
 
+pytestmark = pytest.mark.usefixtures("double_precision")
 OBSERVATION, ACTION, B, UPDATES, GAMMA = 7, 3, 64, 10, 0.99
 # Larger steps and rates than published, so that ten updates move far enough for a mistake to show; the clip is low
 # enough that some weights reach it.
@@ -28,13 +28,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Greatest relative error of what ten updates did to a network, and of a reported loss; found: 1e-13.
 TOLERANCE = 1e-10
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from tests.golden.iql_reference import Network
 from tests.golden.sac_reference import ReferenceSAC
 from tests.golden.test_iql_update import critic, perceptron
 
+pytestmark = pytest.mark.usefixtures("double_precision")
 OBSERVATION, ACTION, B, UPDATES = 7, 3, 24, 8
 # Large steps, so that eight updates move the networks far enough for a mistake to show.
 FAST: dict[str, Any] = {"hidden": (16, 12), "batch_size": B, "learning_rate": 3e-3, "target_rate": 0.05}
@@ -40,13 +40,6 @@ CONFIGS: dict[str, SACConfig] = {
 }
 # Greatest relative error of a network's movement or of a reported figure in float64; found: 4e-13.
 CLOSE = 1e-9
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from tests.golden.iql_reference import Network
 from tests.golden.td3_reference import ReferenceTD3
 from tests.golden.test_iql_update import critic, perceptron
 
+pytestmark = pytest.mark.usefixtures("double_precision")
 OBSERVATION, ACTION, B, UPDATES = 7, 3, 64, 10
 # Larger steps and rates than published, so that ten updates move far enough for a mistake to show.
 COMMON: dict[str, Any] = {
@@ -31,13 +31,6 @@ CONFIGS: dict[str, TD3Config] = {
 }
 # Greatest relative error of what ten updates did to a network, and of a reported loss; found: 1e-14.
 TOLERANCE = 1e-11
-
-
-@pytest.fixture(autouse=True)
-def double_precision() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

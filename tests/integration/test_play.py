@@ -6,19 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import RenderingError
-from agent.rendering import backend
 from tests.integration.command import outcome, refusal
 from tests.integration.conftest import Made
 
-
-@pytest.fixture(scope="module", autouse=True)
-def drawn() -> None:
-    """Skips with the backends' own words where none works."""
-    try:
-        backend()
-    except RenderingError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("drawn")
 
 
 def test_a_bundle_is_played_as_it_is_evaluated(place: Path, bundle: Made, tmp_path: Path) -> None:
