@@ -30,11 +30,12 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/slipway demo --out runs/demo
 
+# Two processes; all of tests/integration runs in one of them, for its costly fixtures (tests/conftest.py).
 test: install
-	$(BIN)/python -m pytest -q -m "not full"
+	$(BIN)/python -m pytest -q -m "not full" -n 2 --dist loadgroup
 
 test-full: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
 
 check: install
 	$(BIN)/ruff format --check .

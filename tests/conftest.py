@@ -13,6 +13,13 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file run in one process; so do all of tests/integration, which share costly fixtures."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "integration" else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def slipway_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Extract one archive of $SLIPWAY_DATA, e.g. `dapg-door-human-v0`; returns the MINARI_DATASETS_PATH root.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
+import types
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -42,7 +44,9 @@ class Compiled:
             self._compiled = torch.compile(_step_of(algorithm), fullgraph=True, dynamic=False)
         tensors = tuple(getattr(batch, field.name) for field in dataclasses.fields(batch))
         if (len(batch.reward), algorithm.part) in self._checked:
-            return self._compiled(*tensors)
+            # Torch may find that something else has changed and compile again, which needs the first time's settings.
+            with contextlib.suppress(torch._dynamo.exc.TorchDynamoException):
+                return self._compiled(*tensors)
         return self._first(algorithm, batch, tensors)
 
     def _first(self, algorithm: Steppable, batch: Transitions, tensors: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
@@ -74,4 +78,5 @@ def _step_of(algorithm: Steppable) -> Callable[..., dict[str, Tensor]]:
     def step(*tensors: Any) -> dict[str, Tensor]:
         return algorithm.step(Transitions(**dict(zip(names, tensors, strict=True))))
 
-    return step
+    # Torch keeps what it compiled by the code object, eight versions of each: every learner gets one of its own.
+    return types.FunctionType(step.__code__.replace(), step.__globals__, step.__name__, closure=step.__closure__)

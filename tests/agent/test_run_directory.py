@@ -145,7 +145,7 @@ def test_somebody_elses_folder_or_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_cannot_be_read_as_one(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is not a run directory"):
+    with pytest.raises(RunError, match="not a run directory"):
         RunDirectory(tmp_path).load_config()
 
 
