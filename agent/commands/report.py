@@ -5,6 +5,8 @@ Several runs stand side by side on one page, with what their configurations diff
 Example:
   slipway report runs/door
   slipway report runs/door runs/door-2 --out doors.html
+  slipway deploy door.policy --episodes 20 --json > flown.json
+  slipway report runs/door --deployment flown.json
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ class Args:
     """File to write; RUN/report.html where left out, runs.html beside the first of several."""
     rollout: bool = True
     """Draw an episode of the newest policy, for a single run."""
+    deployment: Path | None = None
+    """What `slipway deploy BUNDLE --json` printed, for a single run; RUN/deploy.json where left out."""
     json: bool = False
     """Print one JSON object."""
 
@@ -38,7 +42,7 @@ def run(args: Args) -> int:
         raise ConfigError("name a run directory, the --out of a `slipway train`")
     with working("drawing the report"):
         if len(args.runs) == 1:
-            page = write_report(args.runs[0], args.out, with_rollout=args.rollout)
+            page = write_report(args.runs[0], args.out, with_rollout=args.rollout, deployment=args.deployment)
         else:
             page = write_comparison(args.runs, args.out or args.runs[0].resolve().parent / "runs.html")
     if args.json:

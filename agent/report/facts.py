@@ -75,14 +75,17 @@ class Facts:
         return max(candidates, key=lambda result: result.online_steps, default=None)
 
 
-def gather(path: Path) -> Facts:
-    """Read the run at `path`. RunError where it is none, or where one of its records is damaged."""
+def gather(path: Path, deployment: Path | None = None) -> Facts:
+    """Read the run at `path`. RunError where it is none, or where one of its records is damaged.
+
+    `deployment` holds what `slipway deploy --json` printed, in place of RUN/deploy.json; RunError where it does not.
+    """
     run = RunDirectory(path)
     config = run.load_config()
     env = read_json(run.env)
     task = task_of(env)
     metrics, events = read_lines(run.metrics), read_lines(run.events)
-    status, deployment = read_json(run.status), read_json(run.deployment)
+    status, flown = read_json(run.status), read_deployment(deployment) if deployment else read_json(run.deployment)
     evaluations = latest_evaluations(metrics)
     results: dict[str, Result] = {}
     returns, problem = None, ""
@@ -104,8 +107,8 @@ def gather(path: Path) -> Facts:
             results.pop("curve", None)
         if record["label"] in ("pretrained", "finetuned", "curve"):
             results[record["label"]] = made
-    if deployment is not None and "mean" in deployment and "ci" in deployment:
-        results["deployed"] = result_of(deployment, task, key="deployed")
+    if flown is not None and "mean" in flown and "ci" in flown:
+        results["deployed"] = result_of(flown, task, key="deployed")
     online: list[StreamFacts] = []
     versions = None
     if (run.replay / "zarr.json").exists():
@@ -125,7 +128,7 @@ def gather(path: Path) -> Facts:
         pace=[record for record in metrics if record.get("kind") == "pace"],
         incidents=[event for event in events if event.get("kind") not in TURNING_POINTS],
         turning_points=[event for event in events if event.get("kind") in TURNING_POINTS],
-        deployment=deployment,
+        deployment=flown,
         export=read_json(run.export),
         data_returns=returns if returns is not None and len(returns) else None,
         data_problem=problem,
@@ -147,6 +150,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise RunError(f"{path} cannot be read as JSON ({error}): restore it, or remove it to leave it out") from error
     if not isinstance(record, dict):
         raise RunError(f"{path} holds no JSON object: restore it, or remove it to leave it out")
+    return record
+
+
+def read_deployment(path: Path) -> dict[str, Any]:
+    """The control loop's report in `path`; RunError where it is none."""
+    record = read_json(path)
+    if record is None or "latency_us" not in record:
+        raise RunError(f"{path} is no deployment's record: make one with `slipway deploy BUNDLE --json > {path}`")
     return record
 
 

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 MOST_INCIDENTS = 200
 
 
-def write_report(run: Path, out: Path | None = None, *, with_rollout: bool = True) -> Path:
+def write_report(
+    run: Path, out: Path | None = None, *, with_rollout: bool = True, deployment: Path | None = None
+) -> Path:
     """Write the report of `run` to `out` (RUN/report.html by default) in one step, and return where it is.
 
-    Shows whatever the run has so far; `with_rollout` draws an episode of its newest policy. Raises RunError where `run`
+    Shows whatever the run has so far; `with_rollout` draws an episode of its newest policy, `deployment` is a file with
+    what `slipway deploy --json` printed (RUN/deploy.json by default). Raises RunError where `run`
     is no run or `out` cannot be written, and ReplayError where the run's own store is damaged; an unreadable offline
     store is named in the page instead, and so is what hinders the drawing.
     """
-    facts = gather(run)
+    facts = gather(run, deployment)
     directory = RunDirectory(run)
     episode = rollout(directory, facts.env, facts.config.seed) if with_rollout else None
     return write_page(out or directory.report, render(facts, episode))

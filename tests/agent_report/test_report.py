@@ -246,6 +246,18 @@ def test_a_run_in_progress_says_so_far(make_run: Callable[..., RunDirectory]) ->
     assert "The run was in phase online" in summary(facts)[-1] and "2,500 of 6,000" in summary(facts)[-1]
 
 
+def test_a_flight_recorded_elsewhere_takes_the_place_of_the_runs_own(finished: RunDirectory, tmp_path: Path) -> None:
+    flown = json.loads(finished.deployment.read_text()) | {"latency_us": {"p50": 77.25, "p99": 99.0, "max": 120.0}}
+    record = tmp_path / "flown.json"
+    record.write_text(json.dumps(flown))
+    page = write_report(finished.path, tmp_path / "page.html", with_rollout=False, deployment=record).read_text()
+    assert "77.25" in page and "21.30" not in page
+    record.write_text("{}")
+    for wrong in (record, tmp_path / "nowhere.json"):
+        with pytest.raises(RunError, match=r"no deployment's record: make one with `slipway deploy"):
+            gather(finished.path, wrong)
+
+
 def test_offline_data_that_is_gone_is_named_and_the_rest_shown(make_run: Callable[..., RunDirectory]) -> None:
     run = make_run(FINISHED[-1])
     run.load_config().replay.rename(run.path.parent / "moved.zarr")
