@@ -32,10 +32,10 @@ demo: install
 
 # Two processes; all of tests/integration runs in one of them, for its costly fixtures (tests/conftest.py).
 test: install
-	$(BIN)/python -m pytest -q -m "not full" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -m "not full" -n 2
 
 test-full: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 2
 
 check: install
 	$(BIN)/ruff format --check .

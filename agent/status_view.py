@@ -33,9 +33,15 @@ def panel(status: dict[str, Any], now: float | None = None) -> Panel:
     if status["collectors"]:
         parts.append(collectors(status))
     return Panel(
-        Group(*parts), title=Text(f"slipway · {status['run']}", overflow="ellipsis", no_wrap=True), title_align="left",
+        Group(*parts), title=Text(f"slipway · {shortened(status['run'])}"), title_align="left",
         subtitle=state(status, now), subtitle_align="right", box=box.ROUNDED, width=WIDTH,
     )  # fmt: skip
+
+
+def shortened(path: str) -> str:
+    """Its end, where it is too long for a title: rich widens a panel for those."""
+    most = WIDTH - 20
+    return path if len(path) <= most else f"…{path[1 - most :]}"
 
 
 def line(status: dict[str, Any]) -> str:

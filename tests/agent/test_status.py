@@ -89,6 +89,8 @@ def test_eighty_columns_hold_it(run: RunDirectory) -> None:
     status = gather(run)
     for width in (80, 200):
         assert max(map(len, shown({**status, "steps_per_second": 1234.5}, width=width).splitlines())) == 80
+        deep = shown({**status, "run": "/very" * 30 + "/deep/door"}, width=width)
+        assert max(map(len, deep.splitlines())) == 80 and "/deep/door ─" in deep
 
 
 def test_an_agent_that_fell_silent_or_died_is_not_called_running(run: RunDirectory) -> None:
