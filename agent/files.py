@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import json
@@ -92,29 +91,6 @@ class Follower:
         whole = data[: data.rfind(b"\n") + 1]
         self.offset += len(whole)
         return parse_lines(whole.decode(errors="replace"))
-
-
-class LineFollower:
-    """The complete JSON lines that have been appended to a file since the last look."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._position = path, 0
-
-    def read(self) -> list[dict[str, Any]]:
-        """New records; a missing file has none, a line still being written comes with the next call."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._position)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self._position += len(whole)
-        records = []
-        for line in whole.splitlines():
-            with contextlib.suppress(ValueError):  # one that a full disk or a power loss cut short
-                records.append(json.loads(line))
-        return records
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from agent.algorithms.base import Algorithm
 from agent.board import Board, Slot
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import GuardConfig
-from agent.files import LineFollower, write_atomic
+from agent.files import Follower, write_atomic
 from agent.guard import Guard
 from agent.publish import published_versions
 from agent.run_directory import RunDirectory
@@ -32,7 +32,7 @@ class Oversight:
     ) -> None:  # fmt: skip
         self._run, self._board, self._algorithm, self._log, self._writer = run, board, algorithm, log, writer
         self.guard = Guard(config)
-        self._lines = LineFollower(run.metrics)
+        self._lines = Follower(run.metrics)
         self._pretrained: dict[str, torch.Tensor] | None = None
         self._pending: dict[int, int] = {}
         self._scored = board[Slot.SCORED_VERSION]
@@ -47,7 +47,7 @@ class Oversight:
             self._expect(min(published_versions(self._run.policies), default=0))
             write_atomic(path, safetensors.torch.save(dict(self._algorithm.actor.state_dict())))
         self._pretrained = safetensors.torch.load(path.read_bytes()) if path.exists() else None
-        for record in self._lines.read():
+        for record in self._lines.new():
             if record["kind"] == "evaluation":
                 self.guard.add(record)
         self._hold(self._board.online_steps())
@@ -59,7 +59,7 @@ class Oversight:
             if version not in self._pending:
                 self._expect(version)
                 save()
-        for record in self._lines.read():
+        for record in self._lines.new():
             if record["kind"] == "evaluation":
                 self._note_best(record)
                 if (alarm := self.guard.add(record)) and self._pretrained is not None:

@@ -33,17 +33,14 @@ class AntiExploration:
         self._optimizer = FusedAdam(learned)
         algorithm.networks["anti_exploration"] = self.novelty
         algorithm.optimizers["anti_exploration"] = self._optimizer
-        self._noise = torch.empty(0, device=algorithm.device)
 
     def draw(self, rows: int) -> None:
         """The noise of the coming update."""
-        if self._noise.shape[0] != rows:
-            self._noise = torch.empty(rows, self.novelty.noise_size, device=self._algorithm.device)
-        self._noise.normal_(generator=self._algorithm.generator)
+        self._algorithm.noise.normal("novelty", rows, self.novelty.noise_size)
 
     def learn(self, batch: Transitions) -> dict[str, Tensor]:
         """One step on the data's pairs."""
-        loss = self.novelty.loss(batch.observation, batch.action, self._noise)
+        loss = self.novelty.loss(batch.observation, batch.action, self._algorithm.noise["novelty"])
         self._optimizer.minimize(loss, self._algorithm.rate)
         with torch.no_grad():
             self.novelty.follow(self.novelty.error(batch.observation, batch.action).mean())

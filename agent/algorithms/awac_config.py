@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.algorithms.config import AlgorithmConfig, Rule
+from agent.algorithms.config import Rule
+from agent.algorithms.regression_config import RegressionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class AWACConfig(AlgorithmConfig):
+class AWACConfig(RegressionConfig):
     """Advantage-weighted actor-critic (Nair et al. 2020), with the sizes and the clip of its CORL implementation."""
 
     name: Literal["awac"] = "awac"
@@ -24,8 +25,6 @@ class AWACConfig(AlgorithmConfig):
     """Members of the critic ensemble; the minimum over them is used."""
     critic_layer_norm: bool = False
     """LayerNorm in the critics' hidden layers: steadier fine-tuning."""
-    dropout: float = 0.0
-    """Dropout rate of the actor."""
 
     def rules(self) -> list[Rule]:
         return [
@@ -34,5 +33,4 @@ class AWACConfig(AlgorithmConfig):
             ("weight_clip", self.weight_clip > 0.0, "must be positive"),
             ("target_rate", 0.0 < self.target_rate <= 1.0, "must lie in (0, 1]"),
             ("critics", self.critics >= 1, "must be 1 or more"),
-            ("dropout", 0.0 <= self.dropout < 1.0, "must lie in [0, 1)"),
         ]

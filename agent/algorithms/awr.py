@@ -18,37 +18,24 @@ from torch import Tensor
 from agent import losses
 from agent.adam import FusedAdam
 from agent.algorithms.awr_config import AWRConfig
-from agent.algorithms.base import Algorithm
-from agent.networks import MLP, GaussianActor
+from agent.algorithms.regression import Regression
+from agent.networks import MLP
 from agent.transitions import Transitions
 
 
-class AWR(Algorithm[AWRConfig]):
+class AWR(Regression[AWRConfig]):
     """Actor, and the value of the policy that made the data."""
 
     name = "awr"
-    actor: GaussianActor
 
     def __init__(self, config: AWRConfig, **arguments: Any) -> None:
         super().__init__(config, **arguments)
-        self.actor = GaussianActor(
-            self.observation_size, self.action_size, config.hidden, generator=self.generator, dropout=config.dropout
-        ).to(self.device)
         self.value = MLP(self.observation_size, config.hidden, 1, generator=self.generator).to(self.device)
-        self.networks = {"actor": self.actor, "value": self.value}
-        self.optimizers = {
-            "value": FusedAdam(list(self.value.parameters())),
-            "actor": FusedAdam(list(self.actor.parameters())),
-        }
-        self._actor_rate = self.rate.clone()
-        self.actor.train()
+        self.networks["value"] = self.value
+        self.optimizers["value"] = FusedAdam(list(self.value.parameters()))
 
     def weight_clip(self) -> float:
         return self.config.weight_clip
-
-    def before_step(self, rows: int) -> None:
-        self.actor.trunk.draw_masks(rows)
-        self._actor_rate.fill_(self.offline_cosine())
 
     def step(self, batch: Transitions) -> dict[str, Tensor]:
         c = self.config
@@ -62,11 +49,7 @@ class AWR(Algorithm[AWRConfig]):
             v_B = self.value(batch.observation, self.affine).squeeze(-1)
             advantage_B = return_B - v_B
             weights_B = losses.advantage_weights(losses.standardized(advantage_B), c.beta, c.weight_clip)
-        mean_BA = torch.tanh(self.actor(batch.observation, self.affine))
-        log_prob_B = losses.gaussian_log_prob(mean_BA, self.actor.clamped_log_std(), batch.action)
-        actor_loss = losses.weighted_regression_loss(weights_B, log_prob_B)
-        self.optimizers["actor"].minimize(actor_loss, self._actor_rate)
         return {
-            "value_loss": value_loss.detach(), "actor_loss": actor_loss.detach(),
+            "value_loss": value_loss.detach(), "actor_loss": self.imitate(batch, weights_B),
             "v": v_B, "advantage": advantage_B, "weight": weights_B,
         }  # fmt: skip

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from agent.algorithms.config import AlgorithmConfig, Rule
+from agent.algorithms.config import Rule
+from agent.algorithms.regression_config import RegressionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class AWRConfig(AlgorithmConfig):
+class AWRConfig(RegressionConfig):
     """Advantage-weighted regression (Peng et al. 2019) with its authors' temperature and clip, and IQL's sizes.
 
     The authors' returns are TD(λ) with λ = 0.95, which looks ahead 1/(1 − λ) = 20 steps on average.
@@ -23,8 +24,6 @@ class AWRConfig(AlgorithmConfig):
     """Inverse temperature of the weights of normalised advantages, ≥ 0: larger is greedier, 0 is behaviour cloning."""
     weight_clip: float = 20.0
     """Upper bound of the weights."""
-    dropout: float = 0.0
-    """Dropout rate of the actor."""
 
     fine_tunes: ClassVar[bool] = False
 
@@ -37,5 +36,4 @@ class AWRConfig(AlgorithmConfig):
             ("n_step", self.n_step >= 1, "must be 1 or more"),
             ("beta", self.beta >= 0.0, "must be 0 or more"),
             ("weight_clip", self.weight_clip > 0.0, "must be positive"),
-            ("dropout", 0.0 <= self.dropout < 1.0, "must lie in [0, 1)"),
         ]

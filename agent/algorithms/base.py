@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agent.adam import FusedAdam
 from agent.algorithms.config import AlgorithmConfig
+from agent.algorithms.noise import Noise
 from agent.errors import CheckpointError
 from agent.executors.eager import Executor, eager
 from agent.networks import Actor
@@ -63,6 +64,8 @@ class Algorithm(ABC, Generic[C]):
         self.optimizers: dict[str, FusedAdam] = {}
         self.gradients_every = 0
         """Updates between those that also return `grad_norm_<optimizer>`; 0 for none."""
+        self.noise = Noise(generator, self.device)
+        """What `before_step` draws for the coming update, by name."""
         self.rate = torch.tensor(config.learning_rate, device=self.device)
         """The constant learning rate as a tensor."""
 

@@ -5,20 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from agent.algorithms.config import AlgorithmConfig, Rule
+from agent.algorithms.config import Rule
+from agent.algorithms.regression_config import RegressionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloningConfig(AlgorithmConfig):
+class CloningConfig(RegressionConfig):
     """Imitation with IQL's actor, schedule and sizes, so that the two differ in nothing but the weights."""
 
-    dropout: float = 0.0
-    """Dropout rate of the actor."""
-
     fine_tunes: ClassVar[bool] = False
-
-    def rules(self) -> list[Rule]:
-        return [*super().rules(), ("dropout", 0.0 <= self.dropout < 1.0, "must lie in [0, 1)")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,18 +25,29 @@ class Critics:
     """
 
     def __init__(
-        self, algorithm: Algorithm[Any], *, members: int, layer_norm: bool, target_rate: float, subset: int = 0
+        self,
+        algorithm: Algorithm[Any],
+        *,
+        members: int,
+        target_rate: float,
+        layer_norm: bool = False,
+        subset: int = 0,
+        make: Callable[[], EnsembleCritic] | None = None,
     ) -> None:
-        """`target_rate` α of Q̂ ← (1 − α)·Q̂ + α·Q. `subset`: as many targets count, drawn anew by `subset.draw`."""
+        """`target_rate` α of Q̂ ← (1 − α)·Q̂ + α·Q. `subset`: as many targets count, drawn anew by `subset.draw`.
+
+        `make` gives critics other than plain ones.
+        """
         self._algorithm, self._target_rate = algorithm, target_rate
         self.subset = Subset(members, subset, generator=algorithm.generator, device=algorithm.device)
 
-        def make() -> EnsembleCritic:
+        def plain() -> EnsembleCritic:
             return EnsembleCritic(
                 algorithm.observation_size, algorithm.action_size, algorithm.config.hidden,
                 members=members, generator=algorithm.generator, layer_norm=layer_norm,
             ).to(algorithm.device)  # fmt: skip
 
+        make = make or plain
         self.online, self.target = make(), make().requires_grad_(False)
         self.target.load_state_dict(self.online.state_dict())
         self.optimizer = FusedAdam(list(self.online.parameters()))

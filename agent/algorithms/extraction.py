@@ -61,10 +61,8 @@ class Extraction:
 
     def _follow_q(self, mean_BA: Tensor, action_BA: Tensor, judge: Judge) -> tuple[Tensor, Tensor]:
         q_B = judge(mean_BA)
-        # Not zero, however the values begin.
-        scale = q_B.detach().abs().mean().clamp(min=1e-6)
         held_back = losses.squared_action_error(mean_BA, action_BA).mean()
-        return losses.policy_gradient_loss(q_B, scale) + self._config.bc_weight * held_back, q_B.detach()
+        return losses.policy_gradient_loss(q_B, losses.scale_of(q_B)) + self._config.bc_weight * held_back, q_B.detach()
 
     def _fit_spread(self, mean_BA: Tensor, log_std_A: Tensor, action_BA: Tensor) -> Tensor:
         return -losses.gaussian_log_prob(mean_BA.detach(), log_std_A, action_BA).mean()

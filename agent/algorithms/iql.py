@@ -18,38 +18,29 @@ from torch import Tensor
 from agent import losses
 from agent.adam import FusedAdam
 from agent.algorithms.anti_exploration import AntiExploration
-from agent.algorithms.base import Algorithm, move_targets
+from agent.algorithms.critics import Critics
 from agent.algorithms.extraction import Extraction
 from agent.algorithms.iql_config import IQLConfig
 from agent.algorithms.iql_critics import CriticLoss
-from agent.networks import MLP, EnsembleCritic, GaussianActor, Subset
+from agent.algorithms.regression import Regression
+from agent.networks import MLP, EnsembleCritic
 from agent.transitions import Transitions
 
 
-class IQL(Algorithm[IQLConfig]):
+class IQL(Regression[IQLConfig]):
     """Actor, critics with their targets, and value."""
 
     name = "iql"
-    actor: GaussianActor
 
     def __init__(self, config: IQLConfig, **arguments: Any) -> None:
         super().__init__(config, **arguments)
-        dense = config.trunk == "d2rl"
-        self.actor = GaussianActor(
-            self.observation_size, self.action_size, config.hidden,
-            generator=self.generator, dropout=config.dropout, dense=dense,
-        ).to(self.device)  # fmt: skip
         self._critic_loss = CriticLoss(self)
-        self.critic = self._critic_loss.make()
-        self.target_critic = self._critic_loss.make().requires_grad_(False)
-        self.target_critic.load_state_dict(self.critic.state_dict())
-        self.networks = {"actor": self.actor, "critic": self.critic, "target_critic": self.target_critic}
-        self.optimizers = {
-            "critic": FusedAdam(list(self.critic.parameters())),
-            "actor": FusedAdam(list(self.actor.parameters())),
-        }
+        self.critics = Critics(
+            self, members=config.critics, target_rate=config.target_rate,
+            subset=config.critic_subset, make=self._critic_loss.make,
+        )  # fmt: skip
         if config.value == "network":
-            value = MLP(self.observation_size, config.hidden, 1, generator=self.generator, dense=dense)
+            value = MLP(self.observation_size, config.hidden, 1, generator=self.generator, dense=config.dense)
             self.value = value.to(self.device)
             self.networks["value"] = self.value
             self.optimizers["value"] = FusedAdam(list(self.value.parameters()))
@@ -57,11 +48,6 @@ class IQL(Algorithm[IQLConfig]):
         if config.anti_exploration != "none":
             self.anti_exploration = AntiExploration(self, config.anti_exploration, scale=config.anti_exploration_scale)
         self.extraction = Extraction(config, self.device)
-        self._subset = Subset(config.critics, config.critic_subset, generator=self.generator, device=self.device)
-        self._actor_rate = self.rate.clone()
-        self._critic_params: list[Tensor] = list(self.critic.parameters())
-        self._target_params: list[Tensor] = list(self.target_critic.parameters())
-        self.actor.train()
 
     def weight_clip(self) -> float:
         return self.config.weight_clip
@@ -83,21 +69,21 @@ class IQL(Algorithm[IQLConfig]):
         if self.part != "values" or self.config.value == "none":
             self.actor.trunk.draw_masks(rows)
         if self.part != "values":
-            self._actor_rate.fill_(self.actor_learning_rate())
+            self.actor_rate.fill_(self.actor_learning_rate())
             self.extraction.set_schedule(self.updates - self.offline_steps)
         if self.part != "policy":
-            self.critic.draw_masks(rows)
+            self.critics.online.draw_masks(rows)
             self._critic_loss.draw()
             if self.anti_exploration is not None:
                 self.anti_exploration.draw(rows)
-        self._subset.draw()
+        self.critics.subset.draw()
 
     def step(self, batch: Transitions) -> dict[str, Tensor]:
         novelty: dict[str, Tensor] = {}
         if self.anti_exploration is not None and self.part != "policy":
             novelty = self.anti_exploration.learn(batch)
         with torch.no_grad():
-            q_hat_B = self._worth(self.target_critic, batch.observation, batch.action)
+            q_hat_B = self._worth(self.critics.target, batch.observation, batch.action)
         if self.part == "policy":
             v_B = self._baseline(batch.observation)
             judged = {"q": q_hat_B, "v": v_B, "advantage": q_hat_B - v_B}
@@ -111,7 +97,7 @@ class IQL(Algorithm[IQLConfig]):
 
     def _worth(self, critic: EnsembleCritic, observation_BO: Tensor, action_BA: Tensor) -> Tensor:
         """min Q − b [B]: what actions are worth wherever values are compared."""
-        q_B: Tensor = critic(observation_BO, action_BA, self.affine, members=self._subset.members).amin(dim=0)
+        q_B: Tensor = critic(observation_BO, action_BA, self.affine, members=self.critics.subset.members).amin(dim=0)
         return q_B if self.anti_exploration is None else q_B - self.anti_exploration(observation_BO, action_BA)
 
     @torch.no_grad()
@@ -120,8 +106,7 @@ class IQL(Algorithm[IQLConfig]):
         if self.config.value == "network":
             v_B: Tensor = self.value(observation_BO, self.affine).squeeze(-1)
             return v_B
-        mean_BA = torch.tanh(self.actor(observation_BO, self.affine))
-        return self._worth(self.target_critic, observation_BO, mean_BA)
+        return self._worth(self.critics.target, observation_BO, self.mean(observation_BO))
 
     def _learn_values(self, batch: Transitions, q_hat_B: Tensor) -> dict[str, Tensor]:
         v_B = self.value(batch.observation, self.affine).squeeze(-1)
@@ -132,7 +117,7 @@ class IQL(Algorithm[IQLConfig]):
             both = self.value(torch.cat([batch.observation, batch.next_observation]), self.affine).squeeze(-1)
             new_v_B, next_v_B = both.chunk(2)
             target_B = losses.td_target(batch.reward, batch.discount, next_v_B)
-        critic_loss, q_NB = self._critic_loss(self.critic, batch, target_B)
+        critic_loss, q_NB = self._critic_loss(self.critics.online, batch, target_B)
         return {
             "value_loss": value_loss.detach(),
             **self._move_critics(critic_loss),
@@ -148,30 +133,28 @@ class IQL(Algorithm[IQLConfig]):
         """
         assert batch.next_action is not None and batch.next_action_known is not None
         with torch.no_grad():
-            next_q_B = self._worth(self.target_critic, batch.next_observation, batch.next_action)
+            next_q_B = self._worth(self.critics.target, batch.next_observation, batch.next_action)
             target_B = losses.td_target(batch.reward, batch.discount, next_q_B)
             # After an end in the task's sense nothing follows; after a cut what follows is not known.
             counts_B = ((batch.next_action_known > 0) | (batch.discount == 0)).float()
         v_B = self._baseline(batch.observation)
-        q_NB = self.critic(batch.observation, batch.action, self.affine, masked=True)
+        q_NB = self.critics.online(batch.observation, batch.action, self.affine, masked=True)
         critic_loss = losses.expectile_td_loss(q_NB, target_B, self.config.expectile, counts_B)
         moved = self._move_critics(critic_loss)
         return {**moved, "q": q_NB.detach(), "v": v_B, "advantage": q_hat_B - v_B}
 
     def _move_critics(self, loss: Tensor) -> dict[str, Tensor]:
-        self.optimizers["critic"].minimize(loss, self.rate)
-        with torch.no_grad():
-            move_targets(self._target_params, self._critic_params, self.config.target_rate)
+        self.critics.optimizer.minimize(loss, self.rate)
+        self.critics.move_targets()
         return {"critic_loss": loss.detach()}
 
     def _extract_policy(self, batch: Transitions, advantage_B: Tensor) -> dict[str, Tensor]:
         loss, report = self.extraction.loss(
             self.part,
-            mean_BA=torch.tanh(self.actor(batch.observation, self.affine)),
+            mean_BA=self.mean(batch.observation),
             log_std_A=self.actor.clamped_log_std(),
             action_BA=batch.action,
             advantage_B=advantage_B,
-            judge=lambda action_BA: self._worth(self.critic, batch.observation, action_BA),
+            judge=lambda action_BA: self._worth(self.critics.online, batch.observation, action_BA),
         )
-        self.optimizers["actor"].minimize(loss, self._actor_rate)
-        return {"actor_loss": loss.detach(), **report}
+        return {"actor_loss": self.move_actor(loss), **report}

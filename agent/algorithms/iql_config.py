@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.algorithms.config import AlgorithmConfig, Rule
+from agent.algorithms.config import Rule
+from agent.algorithms.regression_config import RegressionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class IQLConfig(AlgorithmConfig):
+class IQLConfig(RegressionConfig):
     """Implicit Q-Learning; defaults are the paper's for locomotion (appendix B).
 
     The actor's learning rate follows a cosine to zero over the offline steps only.
@@ -56,8 +57,10 @@ class IQLConfig(AlgorithmConfig):
     """LayerNorm in the critics' hidden layers: steadier fine-tuning."""
     critic_dropout: float = 0.0
     """Dropout rate of the critics while they learn; their targets have none."""
-    dropout: float = 0.0
-    """Dropout rate of the actor (0.1 in the paper for Adroit and Kitchen)."""
+
+    @property
+    def dense(self) -> bool:
+        return self.trunk == "d2rl"
 
     @property
     def needs_next_action(self) -> bool:  # type: ignore[override]
@@ -78,5 +81,4 @@ class IQLConfig(AlgorithmConfig):
             ("critics", self.critics >= 1, "must be 1 or more"),
             ("critic_subset", 0 <= self.critic_subset <= self.critics, "must lie in 0 to algorithm.critics"),
             ("critic_dropout", 0.0 <= self.critic_dropout < 1.0, "must lie in [0, 1)"),
-            ("dropout", 0.0 <= self.dropout < 1.0, "must lie in [0, 1)"),
         ]

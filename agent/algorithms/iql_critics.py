@@ -32,7 +32,7 @@ class CriticLoss:
         sizes = (a.observation_size, a.action_size, c.hidden)
         options: dict[str, Any] = {
             "members": c.critics, "generator": a.generator, "layer_norm": c.critic_layer_norm,
-            "dropout": c.critic_dropout, "dense": c.trunk == "d2rl",
+            "dropout": c.critic_dropout, "dense": c.dense,
         }  # fmt: skip
         made = EnsembleCritic(*sizes, **options) if c.critic == "scalar" else None
         return (made or QuantileCritic(*sizes, count=c.quantiles, **options)).to(a.device)

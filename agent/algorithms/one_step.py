@@ -20,42 +20,27 @@ from torch import Tensor
 
 from agent import losses
 from agent.adam import FusedAdam
-from agent.algorithms.base import Algorithm
 from agent.algorithms.critics import Critics
 from agent.algorithms.one_step_config import OneStepConfig
-from agent.networks import MLP, GaussianActor
+from agent.algorithms.regression import Regression
+from agent.networks import MLP
 from agent.transitions import Transitions
 
 
-class OneStep(Algorithm[OneStepConfig]):
+class OneStep(Regression[OneStepConfig]):
     """Actor, value and critics of the data's policy, and with reverse_kl that policy itself."""
 
     name = "one_step"
-    actor: GaussianActor
 
     def __init__(self, config: OneStepConfig, **arguments: Any) -> None:
         super().__init__(config, **arguments)
-        self.actor = self._make_actor()
         self.value = MLP(self.observation_size, config.hidden, 1, generator=self.generator).to(self.device)
-        self.networks = {"actor": self.actor, "value": self.value}
-        self.optimizers = {
-            "value": FusedAdam(list(self.value.parameters())),
-            "actor": FusedAdam(list(self.actor.parameters())),
-        }
-        self.critics = Critics(self, members=config.critics, layer_norm=False, target_rate=config.target_rate)
+        self.networks["value"] = self.value
+        self.optimizers["value"] = FusedAdam(list(self.value.parameters()))
+        self.critics = Critics(self, members=config.critics, target_rate=config.target_rate)
         if config.improvement == "reverse_kl":
-            self.behaviour = self._make_actor().requires_grad_(False).eval()
+            self.behaviour = self.make_actor().requires_grad_(False).eval()
             self.networks["behaviour"] = self.behaviour
-        self._actor_rate = self.rate.clone()
-        self.noise_BA = torch.zeros(config.batch_size, self.action_size, device=self.device)
-        """Standard normal noise of the coming update's actions, for reverse_kl."""
-        self.actor.train()
-
-    def _make_actor(self) -> GaussianActor:
-        c = self.config
-        return GaussianActor(
-            self.observation_size, self.action_size, c.hidden, generator=self.generator, dropout=c.dropout
-        ).to(self.device)
 
     def weight_clip(self) -> float:
         return self.config.weight_clip
@@ -67,29 +52,24 @@ class OneStep(Algorithm[OneStepConfig]):
         """The data's policy and its values first, then the improvement."""
         return "values" if self.updates < self._first_improvement() else "policy"
 
+    def actor_learning_rate(self) -> float:
+        """The base rate, then over the improvement a cosine to zero."""
+        return self.offline_cosine(self._first_improvement())
+
     def before_step(self, rows: int) -> None:
-        self.actor.trunk.draw_masks(rows)
-        first = self._first_improvement()
-        self._actor_rate.fill_(self.config.learning_rate if self.updates < first else self.offline_cosine(first))
+        super().before_step(rows)
         if self.config.improvement == "reverse_kl":
-            if self.updates == first:
+            if self.updates == self._first_improvement():
                 self.behaviour.load_state_dict(self.actor.state_dict())
-            if len(self.noise_BA) != rows:
-                self.noise_BA = torch.zeros(rows, self.action_size, device=self.device)
-            self.noise_BA.normal_(generator=self.generator)
+            self.noise.normal("actions", rows, self.action_size)
 
     def step(self, batch: Transitions) -> dict[str, Tensor]:
         judged = self._learn_values(batch) if self.part == "values" else self._judge(batch)
-        mean_BA = torch.tanh(self.actor(batch.observation, self.affine))
-        log_std_A = self.actor.clamped_log_std()
         if self.part == "policy" and self.config.improvement == "reverse_kl":
-            actor_loss = self._reverse_kl(batch, mean_BA, log_std_A)
+            actor_loss = self.move_actor(self._reverse_kl(batch))
         else:
-            log_prob_B = losses.gaussian_log_prob(mean_BA, log_std_A, batch.action)
-            weights_B = judged.get("weight", torch.ones_like(log_prob_B))
-            actor_loss = losses.weighted_regression_loss(weights_B, log_prob_B)
-        self.optimizers["actor"].minimize(actor_loss, self._actor_rate)
-        return {**judged, "actor_loss": actor_loss.detach()}
+            actor_loss = self.imitate(batch, judged.get("weight"))
+        return {**judged, "actor_loss": actor_loss}
 
     def _learn_values(self, batch: Transitions) -> dict[str, Tensor]:
         assert batch.next_action is not None and batch.next_action_known is not None
@@ -114,11 +94,12 @@ class OneStep(Algorithm[OneStepConfig]):
             judged["weight"] = losses.advantage_weights(q_hat_B - v_B, self.config.beta, self.config.weight_clip)
         return judged
 
-    def _reverse_kl(self, batch: Transitions, mean_BA: Tensor, log_std_A: Tensor) -> Tensor:
+    def _reverse_kl(self, batch: Transitions) -> Tensor:
+        mean_BA, log_std_A = self.mean(batch.observation), self.actor.clamped_log_std()
         with torch.no_grad():
             data_mean_BA = torch.tanh(self.behaviour(batch.observation, self.affine))
             data_log_std_A = self.behaviour.clamped_log_std()
-        action_BA = (mean_BA + log_std_A.exp() * self.noise_BA).clamp(-1.0, 1.0)
+        action_BA = (mean_BA + log_std_A.exp() * self.noise["actions"]).clamp(-1.0, 1.0)
         q_B = self.critics.judge(batch.observation, action_BA).amin(dim=0)
         kl_B = losses.gaussian_kl(mean_BA, log_std_A, data_mean_BA, data_log_std_A)
         return (self.config.kl_weight * kl_B - q_B).mean()

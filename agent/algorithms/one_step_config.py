@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from agent.algorithms.config import AlgorithmConfig, Rule
+from agent.algorithms.config import Rule
+from agent.algorithms.regression_config import RegressionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneStepConfig(AlgorithmConfig):
+class OneStepConfig(RegressionConfig):
     """One-step RL (Brandfonbrener et al. 2021), with IQL's sizes; its authors tune β and α for each dataset."""
 
     name: Literal["one_step"] = "one_step"
@@ -26,8 +27,6 @@ class OneStepConfig(AlgorithmConfig):
     """α of the target critics' moving average, in (0, 1]."""
     critics: int = 2
     """Members of the critic ensemble; the minimum over them is used."""
-    dropout: float = 0.0
-    """Dropout rate of the actor."""
 
     fine_tunes: ClassVar[bool] = False
     needs_next_action: ClassVar[bool] = True
@@ -40,5 +39,4 @@ class OneStepConfig(AlgorithmConfig):
             ("kl_weight", self.kl_weight >= 0.0, "must be 0 or more"),
             ("target_rate", 0.0 < self.target_rate <= 1.0, "must lie in (0, 1]"),
             ("critics", self.critics >= 1, "must be 1 or more"),
-            ("dropout", 0.0 <= self.dropout < 1.0, "must lie in [0, 1)"),
         ]

@@ -20,7 +20,6 @@ from agent import losses
 from agent.adam import FusedAdam
 from agent.algorithms.base import Algorithm
 from agent.algorithms.critics import Critics
-from agent.algorithms.noise import Noise
 from agent.algorithms.sac_config import SACConfig
 from agent.networks import LearnedScale, SquashedGaussianActor
 from agent.transitions import Transitions
@@ -52,7 +51,6 @@ class SAC(Algorithm[C]):
             target_rate=config.target_rate,
             subset=config.critic_subset,
         )
-        self.noise = Noise(self.generator, self.device)
         self.target_entropy = config.target_entropy * self.action_size
         self._actor_rate = torch.tensor(config.actor_learning_rate, device=self.device)
 

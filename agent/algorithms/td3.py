@@ -43,8 +43,6 @@ class TD3(Algorithm[C]):
         )
         self._actor_parameters: list[Tensor] = list(self.actor.parameters())
         self._target_parameters: list[Tensor] = list(self.target_actor.parameters())
-        self.noise_BA = torch.empty(config.batch_size, self.action_size, device=self.device)
-        """ε of the coming update, standard normal."""
 
     def _make_actor(self) -> DeterministicActor:
         c = self.config
@@ -66,14 +64,12 @@ class TD3(Algorithm[C]):
         return "all" if (self.updates + 1) % self.config.policy_delay == 0 else "critics"
 
     def before_step(self, rows: int) -> None:
-        if len(self.noise_BA) != rows:
-            self.noise_BA = torch.empty(rows, self.action_size, device=self.device)
-        self.noise_BA.normal_(generator=self.generator)
+        self.noise.normal("smoothing", rows, self.action_size)
 
     def step(self, batch: Transitions) -> dict[str, Tensor]:
         c = self.config
         with torch.no_grad():
-            smoothing_BA = (c.target_noise * self.noise_BA).clamp(-c.target_noise_clip, c.target_noise_clip)
+            smoothing_BA = (c.target_noise * self.noise["smoothing"]).clamp(-c.target_noise_clip, c.target_noise_clip)
             next_action_BA = self.target_actor(batch.next_observation, self.affine) + smoothing_BA
             next_action_BA = next_action_BA.clamp(-1.0, 1.0)
             next_q_B = self.critics.target_minimum(batch.next_observation, next_action_BA)

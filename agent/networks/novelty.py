@@ -5,6 +5,7 @@ Shapes: B batch, O observation, A action, L latent.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,7 @@ KL_WEIGHT = 0.5
 MEAN_RATE = 0.005
 
 
-class Novelty(nn.Module):
+class Novelty(nn.Module, ABC):
     """Learns by `loss` from the data's pairs and says by `error` how little others are like them."""
 
     noise_size = 0
@@ -40,13 +41,13 @@ class Novelty(nn.Module):
         self.seen.add_(1.0)
         self.mean_error.lerp_(error, (1.0 / self.seen).clamp(min=MEAN_RATE))
 
+    @abstractmethod
     def error(self, observation: Tensor, action: Tensor) -> Tensor:
         """[B, O], [B, A] → [B], ≥ 0, with a gradient by the action."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, observation: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """What is minimised over the data, a scalar; `noise` [B, noise_size]."""
-        raise NotImplementedError
 
 
 class RND(Novelty):

@@ -172,7 +172,7 @@ def test_gradient_norms_are_those_of_the_losses_gradients() -> None:
         result = learner.update(batch)
         # The same update by a twin, whose value gradient is taken by hand before.
         with torch.no_grad():
-            q_hat = twin.target_critic(batch.observation, batch.action).amin(0)
+            q_hat = twin.critics.target(batch.observation, batch.action).amin(0)
         from agent import losses
 
         loss = losses.expectile_loss(q_hat - twin.value(batch.observation).squeeze(-1), twin.config.expectile)

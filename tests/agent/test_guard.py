@@ -15,7 +15,7 @@ from agent.board import Board, Slot
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import GuardConfig
 from agent.evaluations import switch_report
-from agent.files import LineFollower, read_lines
+from agent.files import Follower, read_lines
 from agent.guard import Guard
 from agent.oversight import Oversight
 from agent.run_directory import RunDirectory
@@ -185,14 +185,14 @@ def test_the_best_evaluation_s_checkpoint_outlives_newer_ones(tmp_path: Path) ->
 
 def test_a_follower_sees_each_line_once_and_none_by_halves(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
-    follower = LineFollower(path)
-    assert follower.read() == []
+    follower = Follower(path)
+    assert follower.new() == []
     path.write_bytes(b'{"a":1}\n{"b"')
-    assert follower.read() == [{"a": 1}]
-    assert follower.read() == []
+    assert follower.new() == [{"a": 1}]
+    assert follower.new() == []
     with path.open("ab") as file:
         file.write(b':2}\nbroken\n{"c":3}\n')
-    assert follower.read() == [{"b": 2}, {"c": 3}]
+    assert follower.new() == [{"b": 2}, {"c": 3}]
 
 
 @pytest.mark.parametrize(("mean", "recipe"), [(10.0, "default"), (10.5, "fast"), (9.5, "safe")])

@@ -64,11 +64,11 @@ def test_the_quantiles_of_a_random_reward_are_learnt_and_only_the_squared_loss_c
     for _ in range(600):
         reward = torch.from_numpy(10.0 * rng.integers(0, 2, 64)).float()
         learner.update(bandit(torch.zeros(64, 1), reward))
-    assert isinstance(learner.critic, QuantileCritic)
+    assert isinstance(learner.critics.online, QuantileCritic)
     with torch.no_grad():
         one = torch.ones(1, 1)
-        low, high = learner.critic.quantiles(one, 0 * one, torch.tensor([0.15, 0.85]))[0, 0].tolist()
-        mean = float(learner.critic(one, 0 * one))
+        low, high = learner.critics.online.quantiles(one, 0 * one, torch.tensor([0.15, 0.85]))[0, 0].tolist()
+        mean = float(learner.critics.online(one, 0 * one))
     assert mean == pytest.approx(5.0, abs=1.0)
     if loss == "huber":
         assert low < 1.5 and high > 8.5
@@ -164,7 +164,7 @@ def test_without_v_luck_passes_for_merit_and_with_it_not(value: Any) -> None:
         learner.update(lucky(rng))
     with torch.no_grad():
         ones = torch.ones(2, 1)
-        risky, safe = learner.critic(ones, torch.tensor([[-1.0], [1.0]]))[0].tolist()
+        risky, safe = learner.critics.online(ones, torch.tensor([[-1.0], [1.0]]))[0].tolist()
         action = float(torch.tanh(learner.actor(ones[:1])))
     if value == "network":
         assert risky == pytest.approx(1.0, abs=0.7) and safe == pytest.approx(2.0, abs=0.3)

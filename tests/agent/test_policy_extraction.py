@@ -135,9 +135,9 @@ def test_a_subset_is_drawn_anew_and_its_minimum_is_over_its_members_alone(option
     for _ in range(40):
         batch = random_transitions(rng)
         with torch.no_grad():
-            everyone = learner.target_critic(batch.observation, batch.action)
+            everyone = learner.critics.target(batch.observation, batch.action)
         told = learner.update(batch)
-        i, j = sorted(learner._subset.chosen.tolist())
+        i, j = sorted(learner.critics.subset.chosen.tolist())
         assert i < j
         seen.add((i, j))
         torch.testing.assert_close(told["advantage"] + told["v"], torch.minimum(everyone[i], everyone[j]))
@@ -157,9 +157,9 @@ def test_a_whole_ensemble_draws_nothing() -> None:
 def test_dropout_of_the_critics_is_in_their_loss_alone() -> None:
     learner = make_learner(critic_dropout=0.5)
     batch = random_transitions(np.random.default_rng(0))
-    learner.critic.draw_masks(32)
+    learner.critics.online.draw_masks(32)
     with torch.no_grad():
-        plain = learner.critic(batch.observation, batch.action)
-        assert torch.equal(plain, learner.critic(batch.observation, batch.action))
-        assert not torch.equal(plain, learner.critic(batch.observation, batch.action, masked=True))
-        assert torch.equal(plain, learner.target_critic(batch.observation, batch.action))
+        plain = learner.critics.online(batch.observation, batch.action)
+        assert torch.equal(plain, learner.critics.online(batch.observation, batch.action))
+        assert not torch.equal(plain, learner.critics.online(batch.observation, batch.action, masked=True))
+        assert torch.equal(plain, learner.critics.target(batch.observation, batch.action))

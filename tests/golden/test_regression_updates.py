@@ -114,10 +114,13 @@ def as_transitions(batch: dict[str, np.ndarray]) -> Transitions:
 
 def noise_of(ours: Algorithm[Any]) -> dict[str, np.ndarray]:
     """What the last update drew, for s and for s'."""
-    if hasattr(ours, "noise_2BA"):
-        return {"eps": ours.noise_2BA[0].numpy(), "eps2": ours.noise_2BA[1].numpy()}
-    eps = ours.noise_BA.numpy() if hasattr(ours, "noise_BA") else np.zeros((B, ACTION))
-    return {"eps": eps, "eps2": eps}
+    if ours.name == "awac":
+        eps, eps2 = ours.noise["actions"].numpy()
+    elif getattr(ours.config, "improvement", "") == "reverse_kl":
+        eps = eps2 = ours.noise["actions"].numpy()
+    else:
+        eps = eps2 = np.zeros((B, ACTION))
+    return {"eps": eps, "eps2": eps2}
 
 
 def parts_of(ours: Algorithm[Any]) -> dict[str, Any]:

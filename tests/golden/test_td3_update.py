@@ -66,7 +66,7 @@ def disagreement(name: str, *, mistake: str = "") -> dict[str, float]:
     for _ in range(UPDATES):
         batch = draw(rng)
         said = ours.update(as_transitions(batch, config.discount))
-        for key, expected in reference.update(**batch, eps=ours.noise_BA.numpy()).items():
+        for key, expected in reference.update(**batch, eps=ours.noise["smoothing"].numpy()).items():
             found = float(said[key]) if key in said else np.inf
             errors[key] = max(abs(found - float(expected)) / abs(float(expected)), errors.get(key, 0.0))
     wanted = [reference.actor, reference.target_actor, *reference.critics, *reference.target_critics]
