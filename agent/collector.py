@@ -27,7 +27,7 @@ from agent.faults import FaultBudget
 from agent.full_disk import DiskPatience
 from agent.incidents import Incidents
 from agent.interventions import Intervention
-from agent.latest_policy import LatestPolicy
+from agent.latest_policy import ActingPolicy, LatestPolicy
 from agent.pacer import Pacer
 from agent.process import StopSignal, run_child
 from agent.rhythm import Rhythm
@@ -61,6 +61,8 @@ class Lane:
     """Who may act in the policy's place."""
     intervened: bool = False
     """Whether that was so in this round."""
+    acting: ActingPolicy | None = None
+    """The version that acts in its episode."""
 
 
 class PolicyFault(EnvFault):
@@ -86,12 +88,13 @@ class Collection:
         slots: np.ndarray,
         rng: np.random.Generator,
         patiently: Callable[[Callable[[], object]], object] = lambda write: write(),
-        on_stored: Callable[[int], None] = lambda count: None,
+        on_stored: Callable[[ActingPolicy], None] = lambda acting: None,
         earlier_steps: int = 0,
     ) -> None:
         """`slots` are this collector's counters on the board; `earlier_steps` stand in streams that no lane fills.
 
-        `patiently(write)` does a write to a stream, None where it gave up; `on_stored(n)` hears what a round stored.
+        `patiently(write)` does a write to a stream, None where it gave up; `on_stored(acting)` hears of each stored
+        step by whom.
         """
         self._lanes, self._policy, self._on_fault, self._slots, self._rng = lanes, policy, on_fault, slots, rng
         self._patiently, self._on_stored = patiently, on_stored
@@ -108,23 +111,21 @@ class Collection:
 
     def round(self, size: int) -> None:
         """One step in each of the first `size` environments; one that faults leaves this round out."""
-        self._policy.refresh()
         lanes = self.begin_episodes(self._lanes[:size])
         if not lanes:
             return
-        actions = self._policy.act(self._observations[[lane.row for lane in lanes]])
+        actions = self._act(lanes)
         executed = np.clip([self._decide(*each) for each in zip(lanes, actions, strict=True)], self._low, self._high)
         if not (sound := np.isfinite(executed).all(axis=1)).all():
             for lane in (lane for lane, ok in zip(lanes, sound, strict=True) if not ok):
-                self._lose_episode(lane, PolicyFault(self._policy.version))
+                assert lane.acting is not None
+                self._lose_episode(lane, PolicyFault(lane.acting.version))
             lanes, executed = [lane for lane, ok in zip(lanes, sound, strict=True) if ok], executed[sound]
         for lane, action in zip(lanes, executed, strict=True):
             lane.env.ask_step(action)
-        stored = 0
         for lane, action in zip(lanes, executed, strict=True):
             if self._answered(lane):
-                stored += self._store(lane, action)
-        self._on_stored(stored)
+                self._store(lane, action)
         self.count()
 
     def begin(self, size: int) -> bool:
@@ -132,7 +133,6 @@ class Collection:
         lanes = self._lanes[:size]
         if all(lane.in_episode for lane in lanes):
             return False
-        self._policy.refresh()
         self.begin_episodes(lanes)
         return True
 
@@ -148,7 +148,8 @@ class Collection:
             if self._answered(lane):
                 self._observations[lane.row] = lane.env.observation
                 lane.in_episode = True
-                self._policy.reset()
+                lane.acting = self._policy.newest()
+                lane.acting.runner.reset()
                 if lane.intervention is not None:
                     lane.intervention.reset()
         return [lane for lane in lanes if lane.in_episode]
@@ -157,6 +158,7 @@ class Collection:
         """Take `lane` to be within an episode, at `observation`."""
         self._observations[lane.row] = observation
         lane.built = lane.in_episode = True
+        lane.acting = self._policy.newest()
 
     def cut(self) -> None:
         """End the running episodes from outside."""
@@ -166,7 +168,23 @@ class Collection:
     def count(self) -> None:
         """Put the counters on the board."""
         self._slots[CollectorSlot.STEPS] = self.steps
-        self._slots[CollectorSlot.POLICY_VERSION] = self._policy.version
+        self._slots[CollectorSlot.POLICY_VERSION] = min(
+            (a.version for lane in self._lanes if (a := lane.acting)), default=0
+        )
+
+    def _act(self, lanes: Sequence[Lane]) -> np.ndarray:
+        """Actions [len(lanes), A]: one batch for each version that acts, which is most often one."""
+        by_version: dict[int, list[int]] = {}
+        for index, lane in enumerate(lanes):
+            assert lane.acting is not None
+            lane.acting = self._policy.at_step(lane.acting)
+            by_version.setdefault(lane.acting.version, []).append(index)
+        actions = np.empty((len(lanes), len(self._low)), np.float32)
+        for members in by_version.values():
+            acting = lanes[members[0]].acting
+            assert acting is not None
+            actions[members] = self._policy.act(acting, self._observations[[lanes[index].row for index in members]])
+        return actions
 
     def _decide(self, lane: Lane, action: np.ndarray) -> np.ndarray:
         """The policy's action, or what the intervening party makes of it."""
@@ -191,26 +209,27 @@ class Collection:
         self._slots[CollectorSlot.FAULTS] += 1
         self._on_fault(fault)
 
-    def _store(self, lane: Lane, action: np.ndarray) -> int:
-        """Append the step and go on from where it led; 0 where a stop came before there was space for it."""
-        env, writer, row = lane.env, lane.writer, self._observations[lane.row]
+    def _store(self, lane: Lane, action: np.ndarray) -> None:
+        """Append the step and go on from where it led; nothing where a stop came before there was space for it."""
+        env, writer, row, acting = lane.env, lane.writer, self._observations[lane.row], lane.acting
+        assert acting is not None
         terminated, truncated = env.terminated, env.truncated
 
-        def append() -> int:
+        def append() -> bool:
             writer.append(
                 row, action, env.reward,
                 terminated=terminated, truncated=truncated, next_observation=env.observation,
-                first=not writer.in_episode, policy_version=self._policy.version, info=env.info,
+                first=not writer.in_episode, policy_version=acting.version, info=env.info,
                 intervention=lane.intervened,
             )  # fmt: skip
-            return 1
+            return True
 
         if self._patiently(append) is None:
-            return 0
+            return
         row[:] = env.observation
         lane.in_episode = not (terminated or truncated)
         self._slots[CollectorSlot.EPISODES] += not lane.in_episode
-        return 1
+        self._on_stored(acting)
 
     def _cut(self, lane: Lane) -> None:
         if lane.writer.in_episode:
@@ -249,6 +268,7 @@ def run_collector(run: RunDirectory, number: int) -> None:
     config = run.load_config()
     store, slots = Store.open(run.replay), board.collector(number)
     stopped_at: list[float] = []
+    overdue: list[int] = []
 
     def tick() -> bool:
         """A sign of life while an environment computes; False once a stop has waited long enough for it."""
@@ -268,9 +288,19 @@ def run_collector(run: RunDirectory, number: int) -> None:
             incidents.event("env_fault", str(fault), collector=number)
         budget.spend(fault, collection.steps)
 
-    def measure(stored: int) -> None:
-        age = policy.age_seconds() if board.phase == Phase.ONLINE else 0.0
-        staleness.note(ages, versions=policy.versions_behind(), seconds=age, steps=stored)
+    def measure(acting: ActingPolicy) -> None:
+        age = acting.age_seconds() if board.phase == Phase.ONLINE else 0.0
+        staleness.note(ages, versions=policy.versions_behind(acting), seconds=age)
+
+    def note_overdue(old: int, new: int) -> None:
+        if not overdue:  # said once: every such episode to come would say it again
+            incidents.event(
+                "policy_overdue",
+                f"an episode has outlasted its policy v{old} by online.max_staleness_seconds: v{new} goes on in it, "
+                "and likewise in every such episode; raise the limit if episodes last longer",
+                collector=number,
+            )
+        overdue.append(new)
 
     budget, incidents, ages = FaultBudget(), Incidents(run), board.staleness[number]
     patiently = DiskPatience(incidents, slots, stopping)
@@ -293,7 +323,11 @@ def run_collector(run: RunDirectory, number: int) -> None:
         # A restarted collector must not repeat the noise and resets of its predecessor.
         stored = earlier + sum(lane.writer.steps for lane in lanes)
         rng = np.random.default_rng(np.random.SeedSequence([config.seed, COLLECTOR_BRANCH + number, stored]))
-        policy = LatestPolicy(run.policies, board, noise=config.online.exploration_noise, rng=rng)
+        policy = LatestPolicy(
+            run.policies, board, noise=config.online.exploration_noise, rng=rng,
+            by_episode=config.online.swap == "episode", limit_seconds=config.online.max_staleness_seconds,
+            on_overdue=note_overdue,
+        )  # fmt: skip
         collection = Collection(
             lanes, policy,
             on_fault=note, patiently=patiently, on_stored=measure, slots=slots, rng=rng, earlier_steps=earlier,

@@ -34,6 +34,9 @@ class OnlineConfig:
     """Updates between published policy versions in lockstep, where no clock may decide."""
     max_staleness_seconds: float = 30.0
     """Collection pauses when no policy has been published for so long: the learner hangs, is restarting or starved."""
+    swap: Literal["step", "episode"] = "step"
+    """When a collector takes a newer policy: at its next step, or at its next episode, so that one acts in each whole
+    episode unless that has been outdated for max_staleness_seconds."""
     rate: float = 0.0
     """Steps a second of each environment, for robots and real-time simulation; 0: as many as there can be."""
     intervention: str = ""

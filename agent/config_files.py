@@ -28,7 +28,7 @@ C = TypeVar("C")
 # A run that was moved or renamed stays the run that it was.
 RESUMABLE = (
     "out", "online_steps", "online.collectors", "online.envs_per_collector", "online.step_deadline_seconds",
-    "online.max_staleness_seconds", "online.rate",
+    "online.max_staleness_seconds", "online.rate", "online.swap",
     "guard.",
     "evaluation.", "checkpoint.", "log_every", "diagnostics_every", "tracker",
 )  # fmt: skip

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +30,7 @@ from agent.errors import RunError
 from agent.execution import Execution
 from agent.feeding import Feed, Sampler, batches_ahead
 from agent.finetuning import finetune
-from agent.lockstep import Lockstep, split_acting
+from agent.lockstep import Lockstep, SavedWeights, split_acting
 from agent.monitoring import Monitor
 from agent.oversight import Oversight
 from agent.policy_contract import make_contract
@@ -96,7 +95,7 @@ class Learner:
         self.feed: Feed | None = None
         self.lockstep: Lockstep | None = None
         self._lockstep_state: dict[str, Any] | None = None
-        self._acting: dict[str, np.ndarray] = {}
+        self._acting: SavedWeights = {}, {}
         self._result: dict[str, Tensor] = {}
         self.blocked_ms = 0.0
 

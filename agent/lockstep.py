@@ -4,9 +4,10 @@ Each environment step is followed by the updates that the ratio then owes, and e
 the actor is published; no clock decides anything. So a run that was stopped or killed ends bit for bit as one that was
 not, in its networks, its optimisers and its rows:
 
-* A checkpoint holds, beside the learner's state, the weights that act, the generator of noise and resets, the steps so
-  far and what the running episode began with. MuJoCo's whole state cannot be saved for every environment; the episode
-  is begun again from its seed, its stored actions are executed again, what comes back is compared with the stored rows.
+* A checkpoint holds, beside the learner's state, the weights that act and those that will, the generator of noise and
+  resets, the steps so far and what the running episode began with. MuJoCo's whole state cannot be saved for every
+  environment; the episode is begun again from its seed, its stored actions are executed again, what comes back is
+  compared with the stored rows.
 * Steps committed after the checkpoint are taken again, with the updates between them, and compared instead of appended.
 
 Where something is not repeated (an environment that keeps a state of its own across resets, other libraries), the event
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
 
 ACTING = "lockstep.acting."
 """Before the names of the acting weights in a checkpoint's tensors."""
+WAITING = "lockstep.waiting."
+"""Before those of newer ones that have been published and wait for the next step or episode."""
+
+SavedWeights = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
+"""That acted when the checkpoint was taken, and that waited for the next step or episode; empty where none did."""
 
 
 class Lockstep:
@@ -52,15 +58,16 @@ class Lockstep:
     is one that can be resumed.
     """
 
-    def __init__(self, learner: Learner, saved: Mapping[str, Any] | None, acting: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, learner: Learner, saved: Mapping[str, Any] | None, weights: SavedWeights) -> None:
         """`saved`: what `state_dict` was at the checkpoint, None where it was taken before the online phase."""
         self._learner, self._saved = learner, saved
         config, run = learner.config, learner.run
         assert learner.publication is not None
         self._publication = learner.publication
-        if acting:
-            self._publication.publish(acting)
-        self._acting = acting or self._weights()
+        self._acting, self._waiting = weights
+        if self._acting:
+            self._publication.publish(self._acting)
+        self._acting = self._published = self._acting or self._weights()
         store = Store.open(run.replay)
         self._stack = ExitStack()
         writer = self._stack.enter_context(store.writer(stream_name(0, 0), durability=config.online.durability))
@@ -76,7 +83,10 @@ class Lockstep:
         self._lane = Lane(env=self._env, writer=self._writer, row=0, intervention=intervention)
         self._collection = Collection(
             [self._lane],
-            LatestPolicy(run.policies, learner.board, noise=config.online.exploration_noise, rng=self._rng),
+            LatestPolicy(
+                run.policies, learner.board, noise=config.online.exploration_noise, rng=self._rng,
+                by_episode=config.online.swap == "episode",
+            ),
             on_fault=self._note, slots=self._slots, rng=self._rng,
         )  # fmt: skip
 
@@ -94,6 +104,8 @@ class Lockstep:
     def train(self, feed: Feed) -> bool:
         """Collect and learn in turns until the run has its steps and updates; False if asked to stop before."""
         self._resume()
+        if self._waiting:
+            self._publish(self._waiting)
         self._show_phase()
         while (due := self._update_due()) or self._writer.steps < self._learner.config.online_steps:
             if self._learner.stopping():
@@ -115,8 +127,7 @@ class Lockstep:
         learner.online_reader.refresh(self.heads)
         result = learner.algorithm.update(feed.next())
         if learner.online_updates() % learner.config.online.publish_updates == 0:
-            self._publication.publish()
-            self._acting = self._weights()
+            self._publish(self._weights())
         learner.after_online_update(result)
 
     def _step(self) -> None:
@@ -126,7 +137,15 @@ class Lockstep:
             self._collection.round(1)
         except Differs as difference:
             self._give_up(str(difference))
+        if self._lane.acting and self._lane.acting.version == self._publication.version:
+            self._acting = self._published
         self._show_phase()
+
+    def _publish(self, weights: Mapping[str, np.ndarray]) -> None:
+        before = self._publication.version
+        self._publication.publish(weights)
+        if self._publication.version > before:  # not refused
+            self._published = weights
 
     def _show_phase(self) -> None:
         warming_up = self._writer.steps < self._learner.config.online.warmup_steps
@@ -157,8 +176,13 @@ class Lockstep:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights that act, as entries of a checkpoint."""
-        return {f"{ACTING}{name}": torch.from_numpy(weight) for name, weight in self._acting.items()}
+        """The weights that act and those that wait, as entries of a checkpoint."""
+        acting = self._acting if self._writer.in_episode else self._published
+        waiting = {} if acting is self._published else self._published
+        return {
+            **{f"{ACTING}{name}": torch.from_numpy(weight) for name, weight in acting.items()},
+            **{f"{WAITING}{name}": torch.from_numpy(weight) for name, weight in waiting.items()},
+        }
 
     def _resume(self) -> None:
         """Stand where the checkpoint was taken, or at the beginning; or at the stream's end if that cannot be."""
@@ -216,8 +240,11 @@ class Lockstep:
         self._collection.count()
 
 
-def split_acting(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
-    """A checkpoint's tensors: the algorithm's own, and the acting weights by their names in the graph."""
-    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(ACTING)}
-    acting = {name.removeprefix(ACTING): t.numpy() for name, t in tensors.items() if name.startswith(ACTING)}
-    return own, acting
+def split_acting(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], SavedWeights]:
+    """A checkpoint's tensors: the algorithm's own; the acting and the waiting weights by their names in the graph."""
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith((ACTING, WAITING))}
+    acting, waiting = (
+        {name.removeprefix(prefix): tensor.numpy() for name, tensor in tensors.items() if name.startswith(prefix)}
+        for prefix in (ACTING, WAITING)
+    )
+    return own, (acting, waiting)

@@ -16,11 +16,11 @@ SECONDS = 64
 BUCKETS = VERSIONS + SECONDS
 
 
-def note(counts: np.ndarray, *, versions: int, seconds: float, steps: int) -> None:
-    """Count `steps` stored steps in `counts`, int64 [BUCKETS], a collector's own on the board."""
-    counts[min(max(versions, 0), VERSIONS - 1)] += steps
+def note(counts: np.ndarray, *, versions: int, seconds: float) -> None:
+    """Count a stored step in `counts`, int64 [BUCKETS], a collector's own on the board."""
+    counts[min(max(versions, 0), VERSIONS - 1)] += 1
     bucket = 0 if seconds <= FASTEST else math.ceil(math.log(seconds / FASTEST, GROWTH))
-    counts[VERSIONS + min(bucket, SECONDS - 1)] += steps
+    counts[VERSIONS + min(bucket, SECONDS - 1)] += 1
 
 
 def quantiles(counts: np.ndarray) -> dict[str, float]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from agent.env_process import EnvHung, EnvProcess, EnvServer
 from agent.files import read_lines
 from agent.full_disk import DiskPatience
 from agent.incidents import Incidents
-from agent.latest_policy import LatestPolicy
+from agent.latest_policy import ActingPolicy, LatestPolicy
 from agent.publish import Publisher, policy_path
 from agent.rhythm import Rhythm
 from agent.run_directory import RunDirectory
@@ -91,6 +92,7 @@ def collection(
     envs: int = ENVS,
     deadline: float = 5.0,
     patiently: Callable[[Callable[[], object]], object] = lambda write: write(),
+    **swap: Any,
 ) -> Iterator[tuple[Collection, list[Lane], list[EnvFault]]]:
     faults: list[EnvFault] = []
     rng = np.random.default_rng(0)
@@ -101,7 +103,7 @@ def collection(
             stack.callback(env.close)
             writer = stack.enter_context(store.writer(stream_name(0, index), durability="process"))
             lanes.append(Lane(env=env, writer=writer, row=index))
-        policy = LatestPolicy(policies, board, noise=1.0, rng=rng)
+        policy = LatestPolicy(policies, board, noise=1.0, rng=rng, **swap)
         yield (
             Collection(lanes, policy, on_fault=faults.append, patiently=patiently, slots=board.collector(0), rng=rng),
             lanes,
@@ -192,8 +194,7 @@ def test_each_environment_fills_a_stream_of_its_own_and_the_board_counts_them_al
 def test_a_batch_acts_as_single_observations_do_each_with_its_own_noise(board: Board, tmp_path: Path) -> None:
     observations = np.random.default_rng(1).standard_normal((5, 4), dtype=np.float32)
     policy = LatestPolicy(tmp_path / "policies", board, noise=1.0, rng=np.random.default_rng(7))
-    policy.refresh()
-    together = policy.act(observations)
+    together = policy.act(policy.newest(), observations)
     noise = np.random.default_rng(7).standard_normal((5, 1), dtype=np.float32)
     runner = PolicyRunner(policy_path(tmp_path / "policies", board[Slot.POLICY_VERSION]))
     alone = [runner.act(row, eps) for row, eps in zip(observations, noise, strict=True)]
@@ -206,8 +207,8 @@ def test_an_action_that_is_not_finite_is_never_taken_and_costs_its_own_episode(
 ) -> None:
     sound, calls = LatestPolicy.act, itertools.count(1)
 
-    def act(policy: LatestPolicy, observations: np.ndarray) -> np.ndarray:
-        actions = sound(policy, observations)
+    def act(policy: LatestPolicy, acting: ActingPolicy, observations: np.ndarray) -> np.ndarray:
+        actions = sound(policy, acting, observations)
         if next(calls) == 11:
             actions[1] = np.nan
         return actions
@@ -227,6 +228,75 @@ def test_an_action_that_is_not_finite_is_never_taken_and_costs_its_own_episode(
         ("collector-000", 20), ("collector-000-001", 10), ("collector-000-001", 9), ("collector-000-002", 20),
     }  # fmt: skip
     assert all(np.isfinite(episode.actions).all() for episode in store.episodes())
+
+
+def collect_while_publishing(
+    server: EnvServer, store: Store, board: Board, policies: Path, template: Template, **swap: Any
+) -> dict[str, np.ndarray]:
+    """Rounds in environments whose episodes end at different times, a new version every tenth; versions by stream."""
+    publisher = Publisher(policies, board, template, template.contract, version=1)
+    with collection(server, store, board, policies, **swap) as (collecting, lanes, faults):
+        for count in range(3 * TIME_LIMIT):
+            collecting.round(1 + count % ENVS if count < TIME_LIMIT else ENVS)
+            if count % 10 == 9:
+                publisher.publish({name: template.weight(name) for name in template.weight_names}, step=count)
+        slots = board.collector(0)
+        assert slots[CollectorSlot.POLICY_VERSION] == min(lane.acting.version for lane in lanes if lane.acting)
+        collecting.cut()
+    assert faults == []
+    reader = store.reader()
+    return {name: reader.meta(name, 0, head)[:, 0] for name, head in reader.heads.items()}
+
+
+def changes_within_episodes(store: Store, versions: dict[str, np.ndarray]) -> int:
+    """How often the acting version changes between two rows of one episode."""
+    reader = store.reader()
+    changes = 0
+    for name, of_rows in versions.items():
+        rows = reader.rows(name, 0, reader.heads[name])
+        began = rows[1:, store.spec.offsets["first"]] > 0
+        changes += int(((of_rows[1:] != of_rows[:-1]) & ~began).sum())
+    return changes
+
+
+def test_swapped_by_episode_each_environment_s_episode_is_one_version_s(
+    server: EnvServer, store: Store, board: Board, tmp_path: Path, template: Template
+) -> None:
+    versions = collect_while_publishing(server, store, board, tmp_path / "policies", template, by_episode=True)
+    assert changes_within_episodes(store, versions) == 0
+    assert all(len(set(of_rows)) >= 3 for of_rows in versions.values())
+    # They began at different times, so that versions acted side by side.
+    assert len({tuple(of_rows) for of_rows in versions.values()}) == ENVS
+
+
+def test_swapped_by_step_a_new_version_acts_at_the_next_step(
+    server: EnvServer, store: Store, board: Board, tmp_path: Path, template: Template
+) -> None:
+    versions = collect_while_publishing(server, store, board, tmp_path / "policies", template)
+    assert changes_within_episodes(store, versions) > 2 * ENVS
+    assert all(of_rows[-2] == 9 for of_rows in versions.values())
+
+
+def test_an_episode_that_outlasts_its_policy_s_limit_goes_on_with_the_newest(
+    server: EnvServer, store: Store, board: Board, tmp_path: Path, template: Template
+) -> None:
+    heard: list[tuple[int, int]] = []
+    publisher = Publisher(tmp_path / "policies", board, template, template.contract, version=1)
+    with collection(
+        server, store, board, tmp_path / "policies", envs=1,
+        by_episode=True, limit_seconds=0.2, on_overdue=lambda old, new: heard.append((old, new)),
+    ) as (collecting, lanes, _):  # fmt: skip
+        collecting.round(1)
+        time.sleep(0.3)  # the newest may be as old as it likes
+        collecting.round(1)
+        assert heard == []
+        publisher.publish({name: template.weight(name) for name in template.weight_names}, step=2)
+        collecting.round(1)
+        assert lanes[0].acting is not None
+        assert (lanes[0].acting.version, heard) == (1, [])
+        time.sleep(0.3)
+        collecting.round(1)
+        assert (lanes[0].acting.version, heard) == (2, [(1, 2)])
 
 
 def test_a_hung_environment_costs_its_own_episode_and_no_other_s(

@@ -20,7 +20,7 @@ from gymnasium.spaces import Box
 
 from agent import checkpoint
 from agent.algorithms.iql_config import IQLConfig
-from agent.board import Board, Phase, Slot
+from agent.board import Board, CollectorSlot, Phase, Slot
 from agent.config import CheckpointConfig, OnlineConfig, TrainConfig
 from agent.config_files import validate
 from agent.errors import ConfigError
@@ -173,6 +173,29 @@ def test_killed_and_stopped_anywhere_it_ends_bit_for_bit_as_the_undisturbed(
     assert live(run)
     assert outcome(run) == outcome(undisturbed)
     assert {event["kind"] for event in events(run.path)} == {"executor", "resumed"}
+
+
+def test_swapped_by_episode_a_stopped_run_ends_bit_for_bit_too_and_each_episode_is_one_version_s(place: Path) -> None:
+    whole, broken = (started(place, name, swap="episode") for name in ("whole", "broken"))
+    assert live(whole)
+
+    def outdated(board: Board) -> bool:
+        acting = board.collector(0)[CollectorSlot.POLICY_VERSION]
+        return board.online_steps() > 150 and acting < board[Slot.POLICY_VERSION]
+
+    assert not live(broken, until=outdated)
+    saved = checkpoint.load_latest(broken.checkpoints, on_fallback=pytest.fail)
+    assert saved is not None
+    assert any(name.startswith("lockstep.waiting.") for name in saved.tensors)
+    assert live(broken)
+    assert outcome(broken) == outcome(whole)
+    store = Store.open(whole.replay)
+    reader = store.reader()
+    head = reader.heads["collector-000"]
+    versions = reader.meta("collector-000", 0, head)[:, 0]
+    first = reader.rows("collector-000", 0, head)[:, store.spec.offsets["first"]] > 0
+    assert first[1:][versions[1:] != versions[:-1]].all()
+    assert len(set(versions)) > 4
 
 
 @pytest.mark.full

@@ -32,7 +32,7 @@ def test_quantiles_of_staleness_are_those_of_the_steps_rounded_up_by_a_quarter()
     counts = np.zeros((2, staleness.BUCKETS), np.int64)
     versions, seconds = rng.poisson(1.5, 4000), rng.lognormal(-2.0, 1.0, 4000)
     for row, (behind, age) in enumerate(zip(versions, seconds, strict=True)):
-        staleness.note(counts[row % 2], versions=int(behind), seconds=float(age), steps=1)
+        staleness.note(counts[row % 2], versions=int(behind), seconds=float(age))
     found = staleness.quantiles(counts)
     for percent in (50, 99):
         exact = float(np.quantile(versions, percent / 100, method="inverted_cdf"))
@@ -54,7 +54,8 @@ def test_status_and_pace_tell_what_each_side_waited(run: RunDirectory, monkeypat
     board.collector(0)[CollectorSlot.WAIT_NS] += int(0.3e9)
     board.collector(0)[CollectorSlot.STEPS] += 30
     board.collector(1)[CollectorSlot.PAUSE] = Pause.STALE_POLICY
-    staleness.note(board.staleness[1], versions=3, seconds=0.5, steps=30)
+    for _ in range(30):
+        staleness.note(board.staleness[1], versions=3, seconds=0.5)
     status.write(collectors=2, switch={"suggested": "safe"}, force=True)
     longest = time.monotonic() - started
     written = json.loads(run.status.read_text())
