@@ -87,6 +87,7 @@ UNUSUAL = TrainConfig(
         publish_updates=7,
         max_staleness_seconds=0.5,
         rate=20.0,
+        swap="episode",
         intervention="module:make",
         exploration_noise=0.0,
         durability="block",
