@@ -68,6 +68,8 @@ class Slot(IntEnum):
     """Learner: 1 while the guard holds the actor at the pretrained weights."""
     DISK_FULL = 12
     """Learner: 1 while it cannot publish or save for want of space."""
+    LEARNER_DEATHS = 13
+    """Supervisor: deaths of the learner since it last saved something new; each halves its checkpoints' interval."""
 
 
 class CollectorSlot(IntEnum):

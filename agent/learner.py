@@ -91,6 +91,8 @@ class Learner:
             diagnostics=Diagnostics(self.store, self.prepare, generator_of(config.seed, SEED_DIAGNOSTICS)),
         )  # fmt: skip
         self.writer = CheckpointWriter(run.checkpoints, keep=config.checkpoint.keep)
+        # A learner that is killed more often than it saves would never get on.
+        self.save_every = max(1, config.checkpoint.every_updates >> board[Slot.LEARNER_DEATHS])
         self.oversight = Oversight(run, config.guard, board, self.algorithm, self.log, self.writer)
         self.feed: Feed | None = None
         self.lockstep: Lockstep | None = None
@@ -276,7 +278,7 @@ class Learner:
             if failure := self.writer.failure():
                 self.log.event("checkpoint_failed", f"{failure}; training goes on, the next checkpoint is the next try")
         self.monitor.diagnose_if_due(phase)
-        if updates % self.config.checkpoint.every_updates == 0:
+        if updates % self.save_every == 0:
             self.save()
 
     def waiting(self, seconds: float) -> None:

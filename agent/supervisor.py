@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
+from agent import checkpoint
 from agent.board import Board, CollectorSlot, Phase, Slot
 from agent.child import Child
 from agent.config import TrainConfig
@@ -57,6 +58,7 @@ class Supervisor:
         board[Slot.STOP] = 0
         board[Slot.PHASE] = Phase.STARTING
         board[Slot.LEARNER_BEAT] = time.monotonic_ns()
+        board[Slot.LEARNER_DEATHS] = 0
         board.staleness[:] = 0
         try:
             self.learner.start()
@@ -84,15 +86,21 @@ class Supervisor:
         code = process.poll()
         if code is None:
             # Importing torch and exporting the template take seconds in which the learner cannot beat.
-            if self._silent(self.board[Slot.LEARNER_BEAT], self.learner):
-                self._kill(self.learner, "learner_hung", "the learner gave no sign of life")
+            self._kill_if_hung(self.learner, self.board[Slot.LEARNER_BEAT], "learner_hung", "the learner")
             return False
         if code == 0 and self.board.phase == Phase.DONE:
             return True
         if code == 2:
             raise RunError(self.learner.last_words())
-        self._schedule_restart(self.learner, code, self.board[Slot.PRETRAIN_STEP] + self.board[Slot.ONLINE_UPDATES])
+        self._schedule_restart(self.learner, code, self._learner_progress())
+        self.board[Slot.LEARNER_DEATHS] = len(self.learner.restarts)
         return False
+
+    def _learner_progress(self) -> int:
+        """What would outlive the learner: saved updates, and the steps of a warm-up, which only waits for them."""
+        saved = checkpoint.complete(self.run.checkpoints)
+        warmed_up = min(self.board.online_steps(), self.config.online.warmup_steps)
+        return warmed_up + (int(saved[-1].name) if saved else 0)
 
     def keep_collectors(self) -> None:
         """Start missing collectors, restart crashed ones, kill those that hang in their environment."""
@@ -108,22 +116,23 @@ class Supervisor:
                 continue
             code = child.process.poll()
             if code is None:
-                if self._silent(int(slots[CollectorSlot.BEAT]), child):
-                    self._kill(child, "collector_hung", f"collector {index} gave no sign of life")
+                self._kill_if_hung(child, int(slots[CollectorSlot.BEAT]), "collector_hung", f"collector {index}")
             elif code == 2:
                 raise RunError(child.last_words())
             else:
                 self._schedule_restart(child, code, int(slots[CollectorSlot.STEPS]))
 
-    def _silent(self, beat_ns: int, child: Child) -> bool:
+    def _kill_if_hung(self, child: Child, beat_ns: int, kind: str, who: str) -> None:
         beat = beat_ns / 1e9
         # Before its first sign of life a process imports, which a busy machine draws out.
-        patience = HANG_SECONDS if beat > child.started else STARTING_FACTOR * HANG_SECONDS
-        return time.monotonic() - max(beat, child.started) > patience
-
-    def _kill(self, child: Child, kind: str, message: str) -> None:
-        self.incidents.event(kind, f"{message} for {HANG_SECONDS:.0f} s; killed", process=child.name)
-        child.kill()
+        alive = beat > child.started
+        patience = HANG_SECONDS if alive else STARTING_FACTOR * HANG_SECONDS
+        if time.monotonic() - max(beat, child.started) > patience:
+            first = "" if alive else ", its first,"
+            self.incidents.event(
+                kind, f"{who} gave no sign of life{first} for {patience:.0f} s; killed", process=child.name
+            )
+            child.kill()
 
     def _schedule_restart(self, child: Child, code: int, progress: int) -> None:
         """Note the incident and restart after a backoff; RunError once the budget without progress is spent."""

@@ -342,6 +342,7 @@ def test_every_difference_that_makes_another_experiment_is_listed() -> None:
         ("online.step_deadline_seconds", 1.0),
         ("online.max_staleness_seconds", 1.0),
         ("online.rate", 5.0),
+        ("online.swap", "step"),
         ("guard.window", 7),
         ("evaluation.episodes", 50),
         ("evaluation.every_steps", 99),
@@ -368,6 +369,7 @@ def test_a_resume_may_not_change_anything_else() -> None:
         "online.step_deadline_seconds",
         "online.max_staleness_seconds",
         "online.rate",
+        "online.swap",
     } | {name for name in flatten(UNUSUAL) if name.startswith(("evaluation.", "checkpoint.", "guard."))}
     default = flatten(TrainConfig())
     listed = {line.split(":")[0] for line in incompatible(TrainConfig(), UNUSUAL)}

@@ -198,6 +198,17 @@ def test_swapped_by_episode_a_stopped_run_ends_bit_for_bit_too_and_each_episode_
     assert len(set(versions)) > 4
 
 
+def test_a_learner_that_died_thrice_without_a_checkpoint_saves_eight_times_as_often(place: Path) -> None:
+    run = started(place, "dying")
+    config = run.load_config()
+    run.save_config(replace(config, checkpoint=replace(config.checkpoint, every_updates=40, keep=9)))
+    Board(run.board)[Slot.LEARNER_DEATHS] = 3
+    assert not live(run, until=lambda board: board[Slot.ONLINE_UPDATES] >= 13)
+    names = {int(path.name) for path in checkpoint.complete(run.checkpoints)}
+    # Beside the phase's end and the stop; one that is still being written lets the next pass.
+    assert names & {5, 10, 15, 20, 25, 35}, names
+
+
 @pytest.mark.full
 def test_killed_twenty_times_it_ends_bit_for_bit_as_the_undisturbed(place: Path, undisturbed: RunDirectory) -> None:
     run = started(place, "battered")

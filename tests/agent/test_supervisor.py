@@ -80,7 +80,25 @@ def test_a_child_that_gets_on_between_deaths_is_restarted_without_end(run: RunDi
     finished, supervising = supervise(run, "gets on")
     assert finished
     assert len(starts_of(run)) == 9 > RESTARTS_WITHOUT_PROGRESS + 1
-    assert supervising.board[Slot.PRETRAIN_STEP] == 8
+    assert supervising.board[Slot.LEARNER_DEATHS] == 1  # since the last of its checkpoints
+
+
+def test_updates_that_no_checkpoint_keeps_are_no_progress(run: RunDirectory) -> None:
+    with pytest.raises(RunError, match=f"died {RESTARTS_WITHOUT_PROGRESS + 1} times without progress"):
+        supervise(run, "updates and loses them")
+
+
+def test_each_death_before_a_checkpoint_has_the_next_learner_save_twice_as_often(run: RunDirectory) -> None:
+    # This one lives for some 20 updates and saves every 100, at first.
+    finished, _ = supervise(run, "dies before it saves")
+    assert finished
+    assert len(starts_of(run)) >= 9 > RESTARTS_WITHOUT_PROGRESS + 1
+
+
+def test_steps_of_the_warm_up_are_progress_of_a_learner_that_waits_for_them(run: RunDirectory) -> None:
+    finished, _ = supervise(run, "dies in the warm-up")
+    assert finished
+    assert len(starts_of(run)) == 9 > RESTARTS_WITHOUT_PROGRESS + 1
 
 
 def test_a_child_that_refuses_the_users_input_is_quoted_and_not_restarted(run: RunDirectory) -> None:
@@ -89,15 +107,25 @@ def test_a_child_that_refuses_the_users_input_is_quoted_and_not_restarted(run: R
     assert len(starts_of(run)) == 1
 
 
-def test_a_child_without_a_sign_of_life_is_killed_and_replaced(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("hangs once", "the learner gave no sign of life, its first, for 8 s; killed"),
+        ("beats, then hangs once", "the learner gave no sign of life for 2 s; killed"),
+    ],
+)
+def test_a_child_without_a_sign_of_life_is_killed_after_the_time_that_its_event_says(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, behaviour: str, message: str
 ) -> None:
     monkeypatch.setattr(supervisor, "HANG_SECONDS", 2.0)
-    finished, _ = supervise(run, "hangs once")
+    finished, _ = supervise(run, behaviour)
     assert finished
     assert len(starts_of(run)) == 2
-    kinds = [event["kind"] for event in read_lines(run.events)]
-    assert kinds[:2] == ["learner_hung", "restart"]
+    hung, restart = read_lines(run.events)[:2]
+    assert (hung["kind"], restart["kind"]) == ("learner_hung", "restart")
+    assert hung["message"] == message
+    first, second = starts_of(run)
+    assert second - first > float(message.split()[-3]) - 1.0  # its interpreter had started before
 
 
 def test_a_stop_is_obeyed_without_force(run: RunDirectory) -> None:
