@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from agent.errors import AgentError, RunError
+from agent.own_code import find_factory
 from export.contract import Contract
-from export.errors import ExportError
 from export.robot import Reading, Robot
-from export.watchdog import Watchdog, load_attribute
+from export.watchdog import Watchdog
 from replay.errors import ReplayError
 from replay.schema import StoreSpec
 from replay.store import Store
@@ -81,13 +81,7 @@ class SimulatedRobot:
 
 def load_robot(path: str) -> Robot:
     """Build the robot of `module:factory`; the current directory is on the import path."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = load_attribute(path)
-    except ExportError as error:
-        raise AgentError(f"--robot: {error}") from error
-    robot = factory()
+    robot = find_factory(path, named_by="--robot")()
     for method in ("read", "write", "safe_stop", "close"):
         if not callable(getattr(robot, method, None)):
             raise AgentError(f"--robot {path}: {type(robot).__name__} has no method {method}(); see docs/deploy.md")

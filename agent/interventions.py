@@ -12,34 +12,15 @@ executed, stored and flagged `intervention`. A `reset()` is called where an epis
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agent.errors import ConfigError
-from export.errors import ExportError
-from export.watchdog import load_attribute
+from agent.own_code import find_factory
 
 FIELD = "online.intervention"
-
-
-def find_factory(spec: str) -> Callable[[], Any]:
-    """What `module:factory` names; the current directory is on the import path. ConfigError in one line if nothing."""
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = load_attribute(spec)
-    except ExportError as error:
-        raise ConfigError(f"{FIELD}: {error}") from error
-    except Exception as error:
-        raise ConfigError(f"{FIELD}: importing {spec!r} failed: {type(error).__name__}: {error}") from error
-    if not callable(factory):
-        raise ConfigError(f"{FIELD}: {spec!r} is a {type(factory).__name__}: name a function or class to call")
-    made: Callable[[], Any] = factory
-    return made
 
 
 class Intervention:
@@ -48,7 +29,7 @@ class Intervention:
     def __init__(self, spec: str, action_size: int) -> None:
         """ConfigError where the factory fails or returns nothing that can be called."""
         self._spec, self._shape = spec, (action_size,)
-        self._act = self._try("its factory", find_factory(spec))
+        self._act = self._try("its factory", find_factory(spec, named_by=FIELD))
         if not callable(self._act):
             raise ConfigError(f"{FIELD}: {spec!r} returned a {type(self._act).__name__}, which cannot be called")
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agent.errors import ConfigError
 from agent.evaluation import check_layout
-from agent.rendering import Film, Frames, run_episode, stride_of
+from agent.rendering import DrawnEpisode, Film, run_episode, stride_of
 from envs.errors import EnvError
 from envs.posing import SHOWN, Poser
 from envs.wrappers import FlatEnv
@@ -56,8 +56,8 @@ class Mechanics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """One episode as it was shown. F frames, T steps."""
+class Shown(DrawnEpisode):
+    """One episode as it was shown."""
 
     name: str
     """Which one: `seed 17`, or the stream and number of a logged one."""
@@ -65,27 +65,8 @@ class Shown:
     """A policy acted; recorded states were shown; recorded actions were played."""
     note: str
     """What the pictures do not show as it was; empty where they show all of it."""
-    frames: Frames
-    """[F, H, W, 3] uint8; F = 0 where they went to a window."""
-    frame_steps: NDArray[np.int64]
-    """[F], steps before each frame."""
-    fps: float
-    """Frames a second in real time."""
-    observations: NDArray[np.float32]
-    """[T + 1, O]"""
-    actions: NDArray[np.float32]
-    """[T, A], environment units."""
-    rewards: NDArray[np.float64]
-    """[T], raw."""
-    success: float | None
-    """0 or 1; None where nothing tells."""
     mechanics: Mechanics
     """Joints and bodies."""
-
-    @property
-    def episode_return(self) -> float:
-        """Undiscounted."""
-        return float(self.rewards.sum())
 
 
 def play_policy(env: FlatEnv, policy: Any, *, episodes: int, rng: np.random.Generator, fps: float) -> Iterator[Shown]:

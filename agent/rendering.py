@@ -68,8 +68,8 @@ class Backend:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderedEpisode:
-    """One episode and its pictures."""
+class DrawnEpisode:
+    """One episode and its pictures. F frames, T steps."""
 
     frames: Frames
     """[F, H, W, 3] uint8: the first observation's, one every few steps, and the last; F = 0 where none is drawn."""
@@ -80,22 +80,28 @@ class RenderedEpisode:
     observations: NDArray[np.float32]
     """[T + 1, O]"""
     actions: NDArray[np.float32]
-    """[T, A], environment units, as the policy gave them."""
+    """[T, A], environment units."""
     rewards: NDArray[np.float64]
     """[T], raw."""
-    seed: int
-    """The environment was reset with it."""
     success: float | None
     """Whether the task was solved at any step, 0 or 1; None where the task does not tell."""
-    terminated: bool
-    """It ended in the task's sense."""
-    truncated: bool
-    """It ended by its time limit."""
 
     @property
     def episode_return(self) -> float:
         """Undiscounted sum of raw rewards."""
         return float(self.rewards.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedEpisode(DrawnEpisode):
+    """An episode that was run to be drawn."""
+
+    seed: int
+    """The environment was reset with it."""
+    terminated: bool
+    """It ended in the task's sense."""
+    truncated: bool
+    """It ended by its time limit."""
 
     @property
     def steps(self) -> int:

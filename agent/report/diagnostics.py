@@ -8,7 +8,7 @@ import numpy as np
 
 from agent.report.facts import Facts
 from agent.report.svg import FINETUNED, INK, MUTED, PRETRAINED, Picture, inline_svg
-from agent.report.training import Series, column, series_panel
+from agent.report.training import Series, recorded_panels
 from agent.report.words import number, plural, whole
 
 SQUARE = (4.3, 3.9)
@@ -37,22 +37,12 @@ PACE = {
 
 def diagnostic_panels(facts: Facts) -> list[Picture]:
     """Rank, dead units and calibration over updates; only what was recorded."""
-    made = []
-    for index, (title, group) in enumerate(PANELS.items()):
-        present = [s for s in group if np.isfinite(column(facts.diagnostics, s.key)).any()]
-        if present:
-            made.append(series_panel(facts, facts.diagnostics, f"diagnostic{index}", title, present))
-    return made
+    return recorded_panels(facts, facts.diagnostics, PANELS, "diagnostic")
 
 
 def pace_panels(facts: Facts) -> list[Picture]:
     """Waits, staleness and speed of fine-tuning over online steps; only what was recorded."""
-    made = []
-    for index, (title, group) in enumerate(PACE.items()):
-        present = [s for s in group if np.isfinite(column(facts.pace, s.key)).any()]
-        if present:
-            made.append(series_panel(facts, facts.pace, f"pace{index}", title, present, over="online_steps"))
-    return made
+    return recorded_panels(facts, facts.pace, PACE, "pace", over="online_steps")
 
 
 def calibration(facts: Facts) -> Picture | None:

@@ -63,12 +63,7 @@ def learning_curve(facts: Facts) -> Picture | None:
             axes.plot(
                 steps[:1], means[:1], color=PRETRAINED, marker="D", markersize=6, linestyle="", label="pretrained"
             )
-        if kind == PERCENT:
-            axes.set_ylim(-0.03, 1.03)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-        axes.set_ylabel("success rate" if kind == PERCENT else RETURN)
-        axes.set_xlabel("online environment steps")
-        axes.xaxis.set_major_formatter(thousands)
+        over_online_steps(axes, kind)
         columns = 4 if figure.get_size_inches()[0] > 6 else 2
         figure.legend(loc="outside lower left", ncols=columns, labelcolor=INK, handlelength=2.4)
 
@@ -81,6 +76,16 @@ def learning_curve(facts: Facts) -> Picture | None:
         words += f". The logged data lies at {value_text(line[0], kind)}"
     words += f". Online steps begin at 0, online updates at {whole(warmup)}."
     return picture("curve", f"Evaluated {what} over online steps", words, draw)
+
+
+def over_online_steps(axes: Any, kind: str) -> None:
+    """Labels and scale of a figure of `kind` over online steps."""
+    if kind == PERCENT:
+        axes.set_ylim(-0.03, 1.03)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    axes.set_ylabel("success rate" if kind == PERCENT else kind)
+    axes.set_xlabel("online environment steps")
+    axes.xaxis.set_major_formatter(thousands)
 
 
 def interval_words(ci: tuple[float, float] | None, kind: str) -> str:

@@ -13,11 +13,11 @@ import numpy as np
 from agent.config_files import flatten
 from agent.report.facts import Facts
 from agent.report.results import Result
+from agent.report.returns import over_online_steps
 from agent.report.svg import INK, PANEL, Picture, inline_svg, picture, thousands
 from agent.report.tables import text_of
 from agent.report.training import COLOURS, PANELS, STYLES, column, fit_values, thin
 from agent.report.words import (
-    PERCENT,
     RETURN,
     measure,
     number,
@@ -149,7 +149,8 @@ def curves(runs: Sequence[Facts]) -> Picture | None:
             style = look(index)
             axes.fill_between(steps, bounds[:, 0], bounds[:, 1], color=style["color"], alpha=0.12, linewidth=0)
             axes.plot(steps, means, marker=MARKERS[index % len(MARKERS)], markersize=4, label=name, **style)
-        finish_curve(figure, axes, kind)
+        over_online_steps(axes, kind)
+        legend(figure)
 
     words = "Evaluations over online steps: " + "; ".join(
         f"{name} from {value_text(points[0][1], kind)} at {whole(points[0][0])} steps to "
@@ -186,7 +187,8 @@ def seed_bands(runs: Sequence[Facts]) -> Picture | None:
             style = look(index)
             axes.fill_between(steps, values.min(0), values.max(0), color=style["color"], alpha=0.15, linewidth=0)
             axes.plot(steps, values.mean(0), marker=MARKERS[index % len(MARKERS)], markersize=4, label=name, **style)
-        finish_curve(figure, axes, kind)
+        over_online_steps(axes, kind)
+        legend(figure)
 
     words = "Means over seeds: " + "; ".join(
         f"{name} {value_text(float(values[:, -1].mean()), kind)} at {whole(steps[-1])} steps, its seeds between "
@@ -195,17 +197,6 @@ def seed_bands(runs: Sequence[Facts]) -> Picture | None:
     )
     title = "Runs that differ in nothing but the seed: their mean, and from the lowest to the highest"
     return picture("seeds", title, words + ".", draw)
-
-
-def finish_curve(figure: Any, axes: Any, kind: str) -> None:
-    """Axes, scale and legend of a figure over online steps."""
-    if kind == PERCENT:
-        axes.set_ylim(-0.03, 1.03)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-    axes.set_ylabel("success rate" if kind == PERCENT else kind)
-    axes.set_xlabel("online environment steps")
-    axes.xaxis.set_major_formatter(thousands)
-    legend(figure)
 
 
 def legend(figure: Any) -> None:

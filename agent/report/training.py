@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,12 +85,23 @@ MOST_OTHERS = 12
 
 def training_panels(facts: Facts) -> list[Picture]:
     """One small figure for each group of the learner's figures that was logged, the algorithm's own after the known."""
-    groups = {**PANELS, **other_panels(facts.training)}
+    return recorded_panels(facts, facts.training, {**PANELS, **other_panels(facts.training)}, "panel")
+
+
+def recorded_panels(
+    facts: Facts,
+    lines: Sequence[dict[str, Any]],
+    groups: Mapping[str, Sequence[Series]],
+    name: str,
+    *,
+    over: str = "updates",
+) -> list[Picture]:
+    """A panel for each group (by title) of which `lines` hold anything, with what they hold of it."""
     made = []
     for index, (title, group) in enumerate(groups.items()):
-        present = [s for s in group if np.isfinite(column(facts.training, s.key)).any()]
+        present = [s for s in group if np.isfinite(column(lines, s.key)).any()]
         if present:
-            made.append(series_panel(facts, facts.training, f"panel{index}", title, present))
+            made.append(series_panel(facts, lines, f"{name}{index}", title, present, over=over))
     return made
 
 

@@ -11,8 +11,9 @@ import pytest
 from agent.board import Board
 from agent.errors import ConfigError
 from agent.feeding import Feed
-from agent.interventions import Intervention, find_factory
+from agent.interventions import FIELD, Intervention
 from agent.learner import Learner
+from agent.own_code import find_factory
 from agent.run_directory import RunDirectory
 from agent.training import train
 from replay.store import Store
@@ -102,7 +103,7 @@ def test_an_answer_that_is_no_action_is_refused(factory: str, words: str) -> Non
 
 
 def test_the_policy_sees_nothing_of_what_an_intervener_does_to_its_arguments() -> None:
-    assert find_factory(f"{MODULE}:Push")
+    assert find_factory(f"{MODULE}:Push", named_by=FIELD)
     observation, action = np.ones(3, np.float32), np.ones(2, np.float32)
     intervention = Intervention(f"{MODULE}:Push", 2)
     assert intervention(observation, action) is not None

@@ -48,9 +48,9 @@ class ReferenceTD3:
         self.critic_adams = [Adam(critic.parameters()) for critic in critics]
 
     def update(
-        self, s: Array, a: Array, r: Array, s2: Array, terminated: Array, a2: Array, a2_known: Array, eps: Array
+        self, s: Array, a: Array, r: Array, s2: Array, terminated: Array, a2: Array, known: Array, eps: Array
     ) -> dict[str, Array]:
-        """s, s2 [B, O], a, a2 [B, A], r, terminated, a2_known [B], eps [B, A] standard normal."""
+        """s, s2 [B, O], a, a2 [B, A], r, terminated, known [B], eps [B, A] standard normal."""
         B, A = a.shape
         self.updates += 1
         judge = self.actor if self.mistake == "online policy in the target" else self.target_actor
@@ -61,7 +61,7 @@ class ReferenceTD3:
         next_q = np.stack([c.forward(np.concatenate([s2, next_a], 1))[0][:, 0] for c in self.target_critics])
         next_value = next_q.mean(axis=0) if self.mistake == "mean of critics" else next_q.min(axis=0)
         if self.kind == "rebrac":
-            known = np.ones(B) if self.mistake == "unknown next actions count" else a2_known
+            known = np.ones(B) if self.mistake == "unknown next actions count" else known
             next_value = next_value - self.critic_weight * known * ((next_a - a2) ** 2).sum(axis=1)
         y = r + self.discount * (1.0 - terminated) * next_value
         sa = np.concatenate([s, a], axis=1)

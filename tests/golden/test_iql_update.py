@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,8 +13,17 @@ import torch
 from agent.algorithms.iql import IQL
 from agent.algorithms.iql_config import IQLConfig
 from agent.executors.eager import Executor, eager
-from agent.transitions import Transitions
-from tests.golden.iql_reference import Network, ReferenceIQL
+from tests.golden.comparing import (
+    as_transitions,
+    critic,
+    critics_of,
+    movement_errors,
+    numbered,
+    parameters,
+    perceptron,
+    tensors_of,
+)
+from tests.golden.iql_reference import ReferenceIQL
 
 OBSERVATION, ACTION, B, UPDATES = 11, 3, 64, 10
 # A larger step than the published 3e-4 lets ten updates move the networks far enough for a mistake to show; β and the
@@ -108,7 +117,9 @@ def test_one_deliberate_mistake_breaks_the_tolerance(mistake: str) -> None:
 def test_weights_that_reach_the_clip_are_among_those_compared() -> None:
     ours, _ = make_pair(CONFIG, torch.float32)
     rng = np.random.default_rng(1)
-    weights = torch.cat([ours.update(as_transitions(draw(rng), torch.float32))["weight"] for _ in range(UPDATES)])
+    weights = torch.cat(
+        [ours.update(as_transitions(draw(rng), CONFIG.discount, torch.float32))["weight"] for _ in range(UPDATES)]
+    )
     clipped = weights >= CONFIG.weight_clip * (1 - 1e-6)
     assert 0.01 < float(clipped.float().mean()) < 0.9
     assert float(weights.max()) <= CONFIG.weight_clip * (1 + 1e-6)
@@ -130,25 +141,19 @@ def disagreement(
 
 def compare(ours: IQL, reference: ReferenceIQL, dtype: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
     """Let both update ten times and compare."""
-    start = networks_of(ours)
+    start = parameters_of(ours)
     rng = np.random.default_rng(1)
     reported: dict[str, float] = {}
     for _ in range(UPDATES):
         batch = draw(rng)
-        ours_says = ours.update(as_transitions(batch, dtype))
+        ours_says = ours.update(as_transitions(batch, CONFIG.discount, dtype))
         for name, expected in reference.update(**batch).items():
             if name not in ours_says:
                 continue  # an extraction without weights
             found = ours_says[name].double().numpy()
             error = float(np.abs(found - expected).max() / np.abs(expected).max())
             reported[name] = max(error, reported.get(name, 0.0))
-    end, expected_end = networks_of(ours), networks_of_reference(reference)
-    moved = {}
-    for name in start:
-        found = np.concatenate([(e - s).ravel() for s, e in zip(start[name], end[name], strict=True)])
-        wanted = np.concatenate([(e - s).ravel() for s, e in zip(start[name], expected_end[name], strict=True)])
-        moved[name] = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-    return moved, reported
+    return movement_errors(start, parameters_of(ours), parameters_of_reference(reference)), reported
 
 
 def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -163,19 +168,6 @@ def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "truncated": kind == 2,
     }
     return {name: value.astype(np.float32).astype(np.float64) for name, value in batch.items()}
-
-
-def as_transitions(batch: Mapping[str, np.ndarray], dtype: torch.dtype) -> Transitions:
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.tensor(array, dtype=dtype)
-
-    return Transitions(
-        observation=tensor(batch["s"]),
-        action=tensor(batch["a"]),
-        reward=tensor(batch["r"]),
-        discount=tensor(CONFIG.discount * (1.0 - batch["terminated"])),
-        next_observation=tensor(batch["s2"]),
-    )
 
 
 def make_pair(
@@ -194,7 +186,7 @@ def make_pair(
         generator=torch.Generator().manual_seed(0),
         precision=precision,
     )
-    tensors = {name: t.double().numpy() for name, t in ours.state_dict()["tensors"].items()}
+    tensors = tensors_of(ours)
     assert ours.actor.log_std.dtype == dtype
     settings: dict[str, Any] = {name: getattr(config, name) for name in SETTINGS}
     reference = ReferenceIQL(
@@ -209,42 +201,18 @@ def make_pair(
     return ours, reference
 
 
-def perceptron(tensors: Mapping[str, np.ndarray], prefix: str) -> Network:
-    """A network of torch Linear layers, whose weights are [out, in]."""
-    numbers = sorted({int(name.removeprefix(prefix).split(".")[0]) for name in tensors if name.startswith(prefix)})
-    return Network(
-        weights=[tensors[f"{prefix}{i}.weight"].T.copy() for i in numbers],
-        biases=[tensors[f"{prefix}{i}.bias"].copy() for i in numbers],
-    )
-
-
-def critic(tensors: Mapping[str, np.ndarray], prefix: str, member: int) -> Network:
-    """One member of the stacked ensemble: weights [N, in, out], biases, scales and shifts [N, 1, out]."""
-
-    def part(name: str) -> list[np.ndarray]:
-        found = sorted(key for key in tensors if key.startswith(f"{prefix}{name}."))
-        return [
-            tensors[key][member].reshape(tensors[key].shape[1 if name == "weights" else 2 :]).copy() for key in found
-        ]
-
-    return Network(weights=part("weights"), biases=part("biases"), scales=part("scales"), shifts=part("shifts"))
-
-
-def networks_of(ours: IQL) -> dict[str, list[np.ndarray]]:
-    tensors = {name: t.double().numpy().copy() for name, t in ours.state_dict()["tensors"].items()}
-    members = range(ours.config.critics)
+def parameters_of(ours: IQL) -> dict[str, list[np.ndarray]]:
+    tensors = tensors_of(ours)
     return {
         "actor": [*perceptron(tensors, "actor.trunk.layers.").parameters(), tensors["actor.log_std"]],
         "value": perceptron(tensors, "value.layers.").parameters(),
-        **{f"critic {i}": critic(tensors, "critic.", i).parameters() for i in members},
-        **{f"target {i}": critic(tensors, "target_critic.", i).parameters() for i in members},
+        **parameters(critics_of(ours)),
     }
 
 
-def networks_of_reference(reference: ReferenceIQL) -> dict[str, list[np.ndarray]]:
+def parameters_of_reference(reference: ReferenceIQL) -> dict[str, list[np.ndarray]]:
     return {
         "actor": [*reference.actor.parameters(), reference.log_std],
         "value": reference.value.parameters(),
-        **{f"critic {i}": network.parameters() for i, network in enumerate(reference.critics)},
-        **{f"target {i}": network.parameters() for i, network in enumerate(reference.targets)},
+        **parameters(numbered("critic", reference.critics) | numbered("target", reference.targets)),
     }

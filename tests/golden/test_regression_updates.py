@@ -11,9 +11,8 @@ import torch
 from agent import algorithms
 from agent.algorithms import config_class
 from agent.algorithms.base import Algorithm
-from agent.transitions import Transitions
+from tests.golden.comparing import as_transitions, critic, movement_errors, numbered, parameters, perceptron, tensors_of
 from tests.golden.regression_reference import Policy, Reference
-from tests.golden.test_iql_update import critic, perceptron
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 OBSERVATION, ACTION, B, UPDATES, GAMMA = 7, 3, 64, 10, 0.99
@@ -69,7 +68,7 @@ def disagreement(kind: str, *, mistake: str = "") -> dict[str, float]:
     errors: dict[str, float] = {}
     for _ in range(UPDATES):
         batch = draw(rng)
-        said = ours.update(as_transitions(batch))
+        said = ours.update(as_transitions(batch, GAMMA))
         for key, expected in reference.update(**batch, **noise_of(ours)).items():
             error = abs(float(said[key]) - float(expected)) / abs(float(expected))
             errors[key] = max(error, errors.get(key, 0.0))
@@ -77,16 +76,9 @@ def disagreement(kind: str, *, mistake: str = "") -> dict[str, float]:
     wanted = {
         "actor": reference.policy.parameters(),
         **({"value": value.parameters()} if value else {}),
-        **{f"critic {i}": network.parameters() for i, network in enumerate(reference.critics)},
-        **{f"target {i}": network.parameters() for i, network in enumerate(reference.targets)},
+        **parameters(numbered("critic", reference.critics) | numbered("target", reference.targets)),
     }
-    for key, after in parameters_of(ours).items():
-        moved, ought = (
-            np.concatenate([(p - q).ravel() for p, q in zip(network, start[key], strict=True)])
-            for network in (after, wanted[key])
-        )
-        errors[key] = float(np.linalg.norm(moved - ought) / np.linalg.norm(ought))
-    return errors
+    return errors | movement_errors(start, parameters_of(ours), wanted)
 
 
 def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -103,15 +95,6 @@ def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def as_transitions(batch: dict[str, np.ndarray]) -> Transitions:
-    tensors = [torch.tensor(batch[name]) for name in ("s", "a", "r", "discount", "s2", "a2", "known")]
-    observation, action, reward, discount, following, next_action, known = tensors
-    return Transitions(
-        observation=observation, action=action, reward=reward, discount=discount, next_observation=following,
-        next_action=next_action, next_action_known=known,
-    )  # fmt: skip
-
-
 def noise_of(ours: Algorithm[Any]) -> dict[str, np.ndarray]:
     """What the last update drew, for s and for s'."""
     if ours.name == "awac":
@@ -124,7 +107,7 @@ def noise_of(ours: Algorithm[Any]) -> dict[str, np.ndarray]:
 
 
 def parts_of(ours: Algorithm[Any]) -> dict[str, Any]:
-    tensors = {name: t.double().numpy().copy() for name, t in ours.state_dict()["tensors"].items()}
+    tensors = tensors_of(ours)
     members = range(ours.config.critics if "critic" in ours.networks else 0)
     return {
         "actor": Policy(perceptron(tensors, "actor.trunk.layers."), tensors["actor.log_std"]),
@@ -139,6 +122,5 @@ def parameters_of(ours: Algorithm[Any]) -> dict[str, list[np.ndarray]]:
     return {
         "actor": parts["actor"].parameters(),
         **({"value": parts["value"].parameters()} if parts["value"] else {}),
-        **{f"critic {i}": network.parameters() for i, network in enumerate(parts["critics"])},
-        **{f"target {i}": network.parameters() for i, network in enumerate(parts["targets"])},
+        **parameters(numbered("critic", parts["critics"]) | numbered("target", parts["targets"])),
     }

@@ -15,10 +15,17 @@ from agent.algorithms.cql_config import CQLConfig
 from agent.algorithms.rlpd_config import RLPDConfig
 from agent.algorithms.sac import SAC
 from agent.algorithms.sac_config import SACConfig
-from agent.transitions import Transitions
+from tests.golden.comparing import (
+    as_transitions,
+    critics_of,
+    movement_errors,
+    numbered,
+    parameters,
+    perceptron,
+    tensors_of,
+)
 from tests.golden.iql_reference import Network
 from tests.golden.sac_reference import ReferenceSAC
-from tests.golden.test_iql_update import critic, perceptron
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 OBSERVATION, ACTION, B, UPDATES = 7, 3, 24, 8
@@ -98,16 +105,12 @@ def disagreement(config: SACConfig, mistake: str = "") -> dict[str, float]:
         errors["factor"] = abs(float(ours.state_dict()["tensors"]["factor.log"]) - float(reference.log_factor))
         assert float(reference.log_factor) != 1.0
     assert float(reference.log_temperature) != 0.0
-    wanted = [reference.actor, *reference.critics, *reference.targets]
-    for key, before, after, expected_network in zip(
-        start, start.values(), networks_of(ours).values(), wanted, strict=True
-    ):
-        moved, ought = (
-            np.concatenate([(p - q).ravel() for p, q in zip(network.parameters(), before.parameters(), strict=True)])
-            for network in (after, expected_network)
-        )
-        errors[key] = float(np.linalg.norm(moved - ought) / np.linalg.norm(ought))
-    return errors
+    wanted = {
+        "actor": reference.actor,
+        **numbered("critic", reference.critics),
+        **numbered("target", reference.targets),
+    }
+    return errors | movement_errors(parameters(start), parameters(networks_of(ours)), parameters(wanted))
 
 
 def make(config: SACConfig) -> SAC[Any]:
@@ -132,22 +135,5 @@ def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
     }
 
 
-def as_transitions(batch: dict[str, np.ndarray], discount: float) -> Transitions:
-    return Transitions(
-        observation=torch.tensor(batch["s"]),
-        action=torch.tensor(batch["a"]),
-        reward=torch.tensor(batch["r"]),
-        discount=torch.tensor(discount * (1.0 - batch["terminated"])),
-        next_observation=torch.tensor(batch["s2"]),
-        return_to_go=torch.tensor(batch["to_go"]),
-    )
-
-
 def networks_of(ours: SAC[Any]) -> dict[str, Network]:
-    tensors = {name: t.double().numpy().copy() for name, t in ours.state_dict()["tensors"].items()}
-    members = range(ours.config.critics)
-    return {
-        "actor": perceptron(tensors, "actor.trunk.layers."),
-        **{f"critic {i}": critic(tensors, "critic.", i) for i in members},
-        **{f"target {i}": critic(tensors, "target_critic.", i) for i in members},
-    }
+    return {"actor": perceptron(tensors_of(ours), "actor.trunk.layers."), **critics_of(ours)}

@@ -13,10 +13,17 @@ from agent.algorithms.rebrac_config import ReBRACConfig
 from agent.algorithms.td3 import TD3
 from agent.algorithms.td3_bc_config import TD3BCConfig
 from agent.algorithms.td3_config import TD3Config
-from agent.transitions import Transitions
+from tests.golden.comparing import (
+    as_transitions,
+    critics_of,
+    movement_errors,
+    numbered,
+    parameters,
+    perceptron,
+    tensors_of,
+)
 from tests.golden.iql_reference import Network
 from tests.golden.td3_reference import ReferenceTD3
-from tests.golden.test_iql_update import critic, perceptron
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 OBSERVATION, ACTION, B, UPDATES = 7, 3, 64, 10
@@ -69,16 +76,13 @@ def disagreement(name: str, *, mistake: str = "") -> dict[str, float]:
         for key, expected in reference.update(**batch, eps=ours.noise["smoothing"].numpy()).items():
             found = float(said[key]) if key in said else np.inf
             errors[key] = max(abs(found - float(expected)) / abs(float(expected)), errors.get(key, 0.0))
-    wanted = [reference.actor, reference.target_actor, *reference.critics, *reference.target_critics]
-    for key, before, after, expected_network in zip(
-        start, start.values(), networks_of(ours).values(), wanted, strict=True
-    ):
-        moved, ought = (
-            np.concatenate([(p - q).ravel() for p, q in zip(network.parameters(), before.parameters(), strict=True)])
-            for network in (after, expected_network)
-        )
-        errors[key] = float(np.linalg.norm(moved - ought) / np.linalg.norm(ought))
-    return errors
+    wanted = {
+        "actor": reference.actor,
+        "target actor": reference.target_actor,
+        **numbered("critic", reference.critics),
+        **numbered("target", reference.target_critics),
+    }
+    return errors | movement_errors(parameters(start), parameters(networks_of(ours)), parameters(wanted))
 
 
 def reference_of(config: TD3Config, networks: dict[str, Network], mistake: str) -> ReferenceTD3:
@@ -107,28 +111,14 @@ def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "s2": rng.normal(size=(B, OBSERVATION)),
         "terminated": (kind == 1).astype(float),
         "a2": rng.uniform(-1, 1, size=(B, ACTION)),
-        "a2_known": (kind == 0).astype(float),
+        "known": (kind == 0).astype(float),
     }
 
 
-def as_transitions(batch: dict[str, np.ndarray], discount: float) -> Transitions:
-    return Transitions(
-        observation=torch.tensor(batch["s"]),
-        action=torch.tensor(batch["a"]),
-        reward=torch.tensor(batch["r"]),
-        discount=torch.tensor(discount * (1.0 - batch["terminated"])),
-        next_observation=torch.tensor(batch["s2"]),
-        next_action=torch.tensor(batch["a2"]),
-        next_action_known=torch.tensor(batch["a2_known"]),
-    )
-
-
 def networks_of(ours: TD3[Any]) -> dict[str, Network]:
-    tensors = {name: t.double().numpy().copy() for name, t in ours.state_dict()["tensors"].items()}
-    members = range(ours.config.critics)
+    tensors = tensors_of(ours)
     return {
         "actor": perceptron(tensors, "actor.trunk.layers."),
         "target actor": perceptron(tensors, "target_actor.trunk.layers."),
-        **{f"critic {i}": critic(tensors, "critic.", i) for i in members},
-        **{f"target {i}": critic(tensors, "target_critic.", i) for i in members},
+        **critics_of(ours),
     }

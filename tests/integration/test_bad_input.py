@@ -28,6 +28,7 @@ def here(place: Path, trained: Made, bundle: Made) -> Path:
     (place / "notes").mkdir(exist_ok=True)
     (place / "notes" / "shopping.txt").write_text("bread")
     (place / "wrong_type.toml").write_text('pretrain_steps = "many"\n')
+    (place / "my_arm.py").write_text("make = 1 / 0\n")
     (place / "broken.toml").write_text("pretrain_steps = = 10\n")
     empty = Store.create(place / "empty.zarr", Store.open(place / "data.zarr").spec)
     assert empty.num_steps == 0
@@ -139,6 +140,10 @@ PLACES: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
         ("deploy", "maze.policy", "--robot", "arm:make", "--rate", 10), ("arm:make", "no module named arm"),
     ),
     "robot of no factory": (("deploy", "maze.policy", "--robot", "json:make", "--rate", 10), ("json", "no make")),
+    "robot whose module fails": (
+        ("deploy", "maze.policy", "--robot", "my_arm:make", "--rate", 10), ("my_arm:make", "ZeroDivisionError"),
+    ),
+    "robot that is a number": (("deploy", "maze.policy", "--robot", "math:pi", "--rate", 10), ("math:pi", "float")),
     "robot that is none": (("deploy", "maze.policy", "--robot", "builtins:dict", "--rate", 10), ("dict", "read()")),
 }  # fmt: skip
 

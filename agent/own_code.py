@@ -1,0 +1,32 @@
+"""Code of the user's own, named as `module:factory` by a field or a flag. Torch-free."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ConfigError
+from export.errors import ExportError
+from export.watchdog import load_attribute
+
+
+def find_factory(spec: str, *, named_by: str) -> Callable[[], Any]:
+    """What `spec` (`module:factory`) names; the current directory is on the import path.
+
+    Raises:
+        ConfigError: it cannot be imported or called; the line begins with `named_by`, the field or flag.
+    """
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = load_attribute(spec)
+    except ExportError as error:
+        raise ConfigError(f"{named_by}: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"{named_by}: importing {spec!r} failed: {type(error).__name__}: {error}") from error
+    if not callable(factory):
+        raise ConfigError(f"{named_by}: {spec!r} is a {type(factory).__name__}: name a function or class to call")
+    made: Callable[[], Any] = factory
+    return made
