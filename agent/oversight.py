@@ -75,8 +75,7 @@ class Oversight:
 
     def _roll_back(self, alarm: str, online_steps: int, publish: Callable[[], None]) -> None:
         assert self._pretrained is not None
-        self._algorithm.actor.load_state_dict(self._pretrained)
-        self._algorithm.optimizers["actor"].forget()
+        self._algorithm.set_actor(self._pretrained)
         publish()
         version = self._board[Slot.POLICY_VERSION]
         self.guard.hold(online_steps=online_steps, version=version)

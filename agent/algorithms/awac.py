@@ -47,7 +47,7 @@ class AWAC(Regression[AWACConfig]):
     def step(self, batch: Transitions) -> dict[str, Tensor]:
         c = self.config
         eps_BA, next_eps_BA = self.noise["actions"]
-        std_A = self.actor.clamped_log_std().detach().exp()
+        std_A = self.learned_actor.clamped_log_std().detach().exp()
         with torch.no_grad():
             next_action_BA = (self.mean(batch.next_observation) + std_A * next_eps_BA).clamp(-1.0, 1.0)
             next_q_B = self.critics.target_minimum(batch.next_observation, next_action_BA)

@@ -98,6 +98,11 @@ class Algorithm(ABC, Generic[C]):
         Of what it returns, `q`, `v`, `critic_loss` are watched for explosions; `weight` are advantage weights.
         """
 
+    def set_actor(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from these weights of the actor, its optimiser begun anew."""
+        self.actor.load_state_dict(state)
+        self.optimizers["actor"].forget()
+
     def weight_clip(self) -> float:
         """Where the advantage weights are cut off."""
         return math.inf

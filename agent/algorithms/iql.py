@@ -5,11 +5,13 @@ One update on one batch (s, a, r, s', terminated), Q̂ the target critics:
   2. Q:  L_Q = Σ_i E[(r + γ(1 − terminated)·V(s') − Q_i)²], with the new V           (equation 6)
      π:  L_π = −E[min(exp(β·(Q̂min − V)), 100)·log π(a|s)], with the new V            (equation 7)
          (or another extraction: agent/algorithms/extraction.py)
-  3. Q̂ ← (1 − α)·Q̂ + α·Q
+  3. Q̂ ← (1 − α)·Q̂ + α·Q;  optionally π̄ ← (1 − κ)·π̄ + κ·π, published in place of π
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,6 +50,18 @@ class IQL(Regression[IQLConfig]):
         if config.anti_exploration != "none":
             self.anti_exploration = AntiExploration(self, config.anti_exploration, scale=config.anti_exploration_scale)
         self.extraction = Extraction(config, self.device)
+        self._average_rate = torch.ones((), device=self.device)
+        if config.actor_average > 0.0:
+            self._publish_average()
+
+    def _publish_average(self) -> None:
+        """Let `actor` be the moving average of `learned_actor`."""
+        self.actor = copy.deepcopy(self.learned_actor).requires_grad_(False).eval()
+        self.networks |= {"actor": self.actor, "learned_actor": self.learned_actor}
+
+    def set_actor(self, state: Mapping[str, Tensor]) -> None:
+        super().set_actor(state)
+        self.learned_actor.load_state_dict(state)
 
     def weight_clip(self) -> float:
         return self.config.weight_clip
@@ -67,8 +81,9 @@ class IQL(Regression[IQLConfig]):
 
     def before_step(self, rows: int) -> None:
         if self.part != "values" or self.config.value == "none":
-            self.actor.trunk.draw_masks(rows)
+            self.learned_actor.trunk.draw_masks(rows)
         if self.part != "values":
+            self._average_rate.fill_(1.0 if self.updates < self.offline_steps else self.config.actor_average)
             self.actor_rate.fill_(self.actor_learning_rate())
             self.extraction.set_schedule(self.updates - self.offline_steps)
         if self.part != "policy":
@@ -152,9 +167,14 @@ class IQL(Regression[IQLConfig]):
         loss, report = self.extraction.loss(
             self.part,
             mean_BA=self.mean(batch.observation),
-            log_std_A=self.actor.clamped_log_std(),
+            log_std_A=self.learned_actor.clamped_log_std(),
             action_BA=batch.action,
             advantage_B=advantage_B,
             judge=lambda action_BA: self._worth(self.critics.online, batch.observation, action_BA),
         )
-        return {"actor_loss": self.move_actor(loss), **report}
+        moved = self.move_actor(loss)
+        if self.config.actor_average > 0.0:
+            with torch.no_grad():
+                for average, weight in zip(self.actor.parameters(), self.learned_actor.parameters(), strict=True):
+                    average.lerp_(weight, self._average_rate)
+        return {"actor_loss": moved, **report}

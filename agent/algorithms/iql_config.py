@@ -33,6 +33,9 @@ class IQLConfig(RegressionConfig):
     """α of ddpg_bc and blended: how much the data's actions hold the policy back, ≥ 0."""
     blend_updates: int = 10_000
     """Online updates over which blended goes from awr to ddpg_bc."""
+    actor_average: float = 0.0
+    """κ: publish a moving average of the actor's weights that follows them with this rate while online; offline, and
+    with 0, the weights themselves."""
     target_rate: float = 0.005
     """α of the target critics' moving average, in (0, 1]."""
     value: Literal["network", "none"] = "network"
@@ -74,6 +77,7 @@ class IQLConfig(RegressionConfig):
             ("beta", self.beta >= 0.0, "must be 0 or more"),
             ("weight_clip", self.weight_clip > 0.0, "must be positive"),
             ("target_rate", 0.0 < self.target_rate <= 1.0, "must lie in (0, 1]"),
+            ("actor_average", 0.0 <= self.actor_average <= 1.0, "must lie in [0, 1]"),
             ("bc_weight", self.bc_weight >= 0.0, "must be 0 or more"),
             ("blend_updates", self.blend_updates >= 1, "must be 1 or more"),
             ("quantiles", self.quantiles >= 1, "must be 1 or more"),

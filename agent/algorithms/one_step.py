@@ -95,7 +95,7 @@ class OneStep(Regression[OneStepConfig]):
         return judged
 
     def _reverse_kl(self, batch: Transitions) -> Tensor:
-        mean_BA, log_std_A = self.mean(batch.observation), self.actor.clamped_log_std()
+        mean_BA, log_std_A = self.mean(batch.observation), self.learned_actor.clamped_log_std()
         with torch.no_grad():
             data_mean_BA = torch.tanh(self.behaviour(batch.observation, self.affine))
             data_log_std_A = self.behaviour.clamped_log_std()

@@ -21,13 +21,16 @@ C = TypeVar("C", bound=RegressionConfig)
 
 
 class Regression(Algorithm[C]):
-    """A Gaussian actor with its optimiser. A subclass adds the rest after `super().__init__`, and the update."""
+    """A Gaussian actor with its optimiser. A subclass adds the rest after `super().__init__`, and the update.
+
+    `learned_actor` is the one that the update moves: `actor` itself, unless a subclass publishes another.
+    """
 
     actor: GaussianActor
 
     def __init__(self, config: C, **arguments: Any) -> None:
         super().__init__(config, **arguments)
-        self.actor = self.make_actor()
+        self.actor = self.learned_actor = self.make_actor()
         self.networks = {"actor": self.actor}
         self.optimizers = {"actor": FusedAdam(list(self.actor.parameters()))}
         self.actor_rate = self.rate.clone()
@@ -47,12 +50,12 @@ class Regression(Algorithm[C]):
         return self.offline_cosine()
 
     def before_step(self, rows: int) -> None:
-        self.actor.trunk.draw_masks(rows)
+        self.learned_actor.trunk.draw_masks(rows)
         self.actor_rate.fill_(self.actor_learning_rate())
 
     def mean(self, observation_BO: Tensor) -> Tensor:
         """The policy's mean action [B, A]."""
-        return torch.tanh(self.actor(observation_BO, self.affine))
+        return torch.tanh(self.learned_actor(observation_BO, self.affine))
 
     def imitate(self, batch: Transitions, weights_B: Tensor | None = None) -> Tensor:
         """One step of the actor towards the data's actions, by `weights_B` or all alike; returns L_π."""
@@ -60,7 +63,7 @@ class Regression(Algorithm[C]):
 
     def imitation(self, batch: Transitions, mean_BA: Tensor, weights_B: Tensor | None = None) -> Tensor:
         """L_π of the policy with this mean, a scalar."""
-        log_prob_B = losses.gaussian_log_prob(mean_BA, self.actor.clamped_log_std(), batch.action)
+        log_prob_B = losses.gaussian_log_prob(mean_BA, self.learned_actor.clamped_log_std(), batch.action)
         return -log_prob_B.mean() if weights_B is None else losses.weighted_regression_loss(weights_B, log_prob_B)
 
     def move_actor(self, loss: Tensor) -> Tensor:

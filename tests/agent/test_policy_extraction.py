@@ -24,8 +24,10 @@ OPTIONS: dict[str, dict[str, Any]] = {  # the last one is compiled in the normal
     "quantile squared": {"critic": "quantile", "quantiles": 8, "quantile_loss": "squared"},
     "q alone": {"value": "none"},
     "q alone after": {"value": "none", "extraction": "after", "dropout": 0.1},
+    "average": {"actor_average": 0.2, "dropout": 0.1},
     "everything": {
-        "policy": "blended", "blend_updates": 6, "trunk": "d2rl", "critics": 4, "critic_subset": 2,
+        "policy": "blended", "blend_updates": 6, "actor_average": 0.1,
+        "trunk": "d2rl", "critics": 4, "critic_subset": 2,
         "critic_layer_norm": True, "critic_dropout": 0.1, "dropout": 0.1, "critic": "quantile", "quantiles": 8,
         "anti_exploration": "cvae",
     },
@@ -52,6 +54,39 @@ def test_blended_to_the_end_follows_the_loss_of_ddpg_bc() -> None:
     blended.updates = ddpg.updates = 5
     batch = random_transitions(np.random.default_rng(0))
     torch.testing.assert_close(blended.update(batch)["actor_loss"], ddpg.update(batch)["actor_loss"])
+
+
+def test_the_published_actor_is_the_learned_one_offline_and_follows_it_by_the_rate_online() -> None:
+    learner, rng = make_learner(offline_steps=3, actor_average=0.25, dropout=0.1), np.random.default_rng(0)
+    expected: dict[str, np.ndarray] = {}
+    for update in range(6):
+        learner.update(random_transitions(rng))
+        learned = {name: weight.detach().numpy().copy() for name, weight in learner.learned_actor.named_parameters()}
+        rate = 1.0 if update < 3 else 0.25
+        expected = {name: (1 - rate) * expected.get(name, 0.0) + rate * weight for name, weight in learned.items()}
+        for name, weight in learner.actor.named_parameters():
+            np.testing.assert_allclose(weight.numpy(), expected[name], rtol=1e-5, atol=1e-7)
+    assert digest(learner) != digest(make_learner(offline_steps=3, actor_average=0.25, dropout=0.1))
+
+
+def test_averaging_changes_what_is_published_and_nothing_that_is_learned() -> None:
+    averaged, plain = (make_learner(offline_steps=3, actor_average=rate) for rate in (0.1, 0.0))
+    for learner in (averaged, plain):
+        learn(learner, np.random.default_rng(0), 8)
+    torch.testing.assert_close(averaged.learned_actor.state_dict(), plain.actor.state_dict(), rtol=0, atol=0)
+    difference = averaged.actor.trunk.layers[0].weight - plain.actor.trunk.layers[0].weight
+    assert float(difference.detach().abs().max()) > 1e-5
+
+
+def test_going_back_to_an_actor_sets_the_learned_and_the_published_one() -> None:
+    learner, rng = make_learner(offline_steps=2, actor_average=0.1), np.random.default_rng(0)
+    learn(learner, rng, 2)
+    kept = {name: tensor.clone() for name, tensor in learner.actor.state_dict().items()}
+    learn(learner, rng, 5)
+    learner.set_actor(kept)
+    for actor in (learner.actor, learner.learned_actor):
+        torch.testing.assert_close(actor.state_dict(), kept, rtol=0, atol=0)
+    assert all(float(tensor.abs().max()) == 0.0 for tensor in learner.optimizers["actor"].state_dict().values())
 
 
 @pytest.mark.parametrize("name", OPTIONS)
