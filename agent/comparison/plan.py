@@ -47,7 +47,7 @@ class Variant:
 
 def literal(text: str) -> Any:
     """A TOML value; a bare word is a string."""
-    if re.fullmatch(r"[A-Za-z_]+", text) and text not in ("true", "false"):
+    if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("true", "false", "inf", "nan"):
         return text
     return tomllib.loads(f"value = {text}")["value"]
 

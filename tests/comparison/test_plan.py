@@ -24,10 +24,11 @@ def make_store(path: Path, env: str) -> Path:
 
 
 def test_a_variant_is_a_name_and_toml_values() -> None:
-    variant = Variant.parse("iql+expectile=0.9+hidden=[64, 64]+extraction=after+critic_layer_norm=true")
+    variant = Variant.parse("iql+expectile=0.9+hidden=[64, 64]+extraction=after+critic_layer_norm=true+trunk=d2rl")
     assert variant.name == "iql"
     assert variant.settings == {
         "expectile": 0.9, "hidden": [64, 64], "extraction": "after", "critic_layer_norm": True,
+        "trunk": "d2rl",
     }  # fmt: skip
 
 
