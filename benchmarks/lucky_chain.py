@@ -122,10 +122,10 @@ def learn(tau: float, value: Value, *, seed: int, updates: int) -> IQL:
 def judged(learner: IQL) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
     """Q [STATES, 2], the worth of the start, and the policy's mean action in each state [STATES]."""
     states = torch.eye(STATES + 1)[:STATES]
-    q = torch.stack(
-        [learner.target_critic(states, torch.full((STATES, 1), a)).amin(dim=0) for a in ACTIONS.values()], dim=1
-    )
-    worth = float(learner.value(states[:1])) if learner.config.value == "network" else float(q[0].max())
+    parts = learner.networks
+    critic = parts["target_critic"]
+    q = torch.stack([critic(states, torch.full((STATES, 1), a)).amin(dim=0) for a in ACTIONS.values()], dim=1)
+    worth = float(parts["value"](states[:1])) if "value" in parts else float(q[0].max())
     return q.double().numpy(), worth, torch.tanh(learner.actor(states)).squeeze(-1).double().numpy()
 
 

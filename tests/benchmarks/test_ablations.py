@@ -83,7 +83,7 @@ def test_one_question_is_trained_tabulated_and_drawn_and_the_same_command_trains
     store = tmp_path / "out" / "local-maze-v0.zarr"
     assert slipway(["collect", "--env", "PointMaze_UMaze-v3", "--policy", "expert", "--steps", "400",
                     "--max-episode-steps", "100", "--out", str(store)]) == 0  # fmt: skip
-    command = [sys.executable, "-m", "benchmarks.ablations", "--quick", "--only", "lucky",
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.ablations", "--quick", "--only", "lucky",
                "--datasets", "local-maze-v0", "--out", tmp_path / "out", "--figures", tmp_path / "figures",
                "--json", tmp_path / "r.json"]  # fmt: skip
     first, second = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False) for _ in range(2))
