@@ -70,6 +70,10 @@ class Slot(IntEnum):
     """Learner: 1 while it cannot publish or save for want of space."""
     LEARNER_DEATHS = 13
     """Supervisor: deaths of the learner since it last saved something new; each halves its checkpoints' interval."""
+    SCORE_WANTED = 14
+    """Learner in lockstep: the online steps at which it stands and waits for its evaluation."""
+    SCORE_ENDED = 15
+    """Supervisor: those of the evaluation so asked for that ended last, with or without a score."""
 
 
 class CollectorSlot(IntEnum):

@@ -141,6 +141,10 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """Checkpoints."""
 
+    def guards_in_turns(self) -> bool:
+        """Whether fine-tuning stands still for each evaluation along the curve: lockstep with its guard."""
+        return self.online.collectors == 0 and self.guard.enabled and self.evaluation.every_steps > 0
+
     def rules(self) -> list[tuple[str, bool, str]]:
         """(field, holds, what it must be) for every value that has a range."""
         o, e = self.online, self.evaluation

@@ -53,8 +53,13 @@ class Evaluations:
         if final and planned and ("finetuned", planned) not in self._evaluated:
             self._start("finetuned", planned, version, config.final_episodes)
         if config.every_steps and not final and board.phase == Phase.ONLINE and not self.running:
-            due = steps - steps % config.every_steps
-            if 0 < due < planned and ("curve", due) not in self._evaluated:
+            if self._config.guards_in_turns():
+                # The learner stands still for it, so that its outcome comes at the same step in every repetition.
+                due, wanted = board[Slot.SCORE_WANTED], board[Slot.SCORE_WANTED] != board[Slot.SCORE_ENDED]
+            else:
+                due = steps - steps % config.every_steps
+                wanted = 0 < due < planned and ("curve", due) not in self._evaluated
+            if wanted:
                 self._start("curve", due, version, config.episodes)
 
     def _start(self, label: str, step: int, version: int, episodes: int) -> None:
@@ -83,6 +88,8 @@ class Evaluations:
             child.kill()
             code = child.process.returncode
         self.running.remove(child)
+        if child.name == evaluation_name("curve", self._board[Slot.SCORE_WANTED]):
+            self._board[Slot.SCORE_ENDED] = self._board[Slot.SCORE_WANTED]
         if code != 0:
             self._incidents.event("evaluation_failed", f"{child.name}: {child.last_words()}", exit_code=code)
             return

@@ -28,15 +28,15 @@ class Guard:
         self._config = config
         self._pretrained: Mapping[str, Any] | None = None
         self._window: list[Mapping[str, Any]] = []
-        self._since_version = 0
+        self._since_updates = -1
         self._held_until = -1
 
     def add(self, record: Mapping[str, Any]) -> str | None:
         """Take one evaluation into account; the alarm that it raises, if any."""
         if record["label"] == "pretrained":
             self._pretrained = record
-        # Versions up to an alarm's are those that it has dealt with.
-        elif record["label"] == "curve" and record["policy_version"] > self._since_version:
+        # Policies up to an alarm's are those that it has dealt with.
+        elif record["label"] == "curve" and record["updates"] > self._since_updates:
             self._window = [*self._window, record][-self._config.window :]
         if not self._config.enabled or self._pretrained is None or len(self._window) < self._config.window:
             return None
@@ -50,9 +50,9 @@ class Guard:
             f"{self._config.standard_errors:g}·SE of the pretrained policy's {self._pretrained['mean']:.4g}"
         )
 
-    def hold(self, *, online_steps: int, version: int) -> None:
-        """Pause actor updates from here on; evaluations of versions up to `version` count no more."""
-        self._window, self._since_version = [], version
+    def hold(self, *, online_steps: int, updates: int) -> None:
+        """Pause actor updates from here on; evaluations of policies of up to so many `updates` count no more."""
+        self._window, self._since_updates = [], updates
         self._held_until = online_steps + self._config.pause_steps
 
     def holds(self, online_steps: int) -> bool:
@@ -61,11 +61,11 @@ class Guard:
 
     def state_dict(self) -> dict[str, int]:
         """JSON-able; evaluations are read again from metrics.jsonl."""
-        return {"since_version": self._since_version, "held_until": self._held_until}
+        return {"since_updates": self._since_updates, "held_until": self._held_until}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Restore what `state_dict` gave."""
-        self._since_version, self._held_until = int(state["since_version"]), int(state["held_until"])
+        self._since_updates, self._held_until = int(state["since_updates"]), int(state["held_until"])
 
 
 def squared_error(record: Mapping[str, Any]) -> float:

@@ -134,7 +134,7 @@ class Learner:
         if config.online_steps:
             with contextlib.ExitStack() as stack:
                 if config.online.collectors:
-                    self.oversight.begin(online_updates=self.online_updates())
+                    self.oversight.begin(online_updates=self.online_updates(), online_steps=board.online_steps())
                     self.switch_to_online()
                     feed = stack.enter_context(self.feeding(self.mixed_sampler(), follow=self.online_reader.refresh))
                     finished = finetune(

@@ -1,8 +1,9 @@
 """Lockstep (`online.collectors` 0): the learner's process collects and learns in turns, alike at every repetition.
 
 Each environment step is followed by the updates that the ratio then owes, and every `online.publish_updates` updates
-the actor is published; no clock decides anything. So a run that was stopped or killed ends bit for bit as one that was
-not, in its networks, its optimisers and its rows:
+the actor is published; no clock decides anything. Where the guard is on, both stand still at each
+evaluation along the curve until it is there, and the guard judges it at that very step. So a run that was stopped or
+killed ends bit for bit as one that was not, in its networks, its optimisers and its rows:
 
 * A checkpoint holds, beside the learner's state, the weights that act and those that will, the generator of noise and
   resets, the steps so far and what the running episode began with. MuJoCo's whole state cannot be saved for every
@@ -46,6 +47,7 @@ ACTING = "lockstep.acting."
 """Before the names of the acting weights in a checkpoint's tensors."""
 WAITING = "lockstep.waiting."
 """Before those of newer ones that have been published and wait for the next step or episode."""
+WAIT_SECONDS = 0.01
 
 SavedWeights = tuple[Mapping[str, np.ndarray], Mapping[str, np.ndarray]]
 """That acted when the checkpoint was taken, and that waited for the next step or episode; empty where none did."""
@@ -78,6 +80,7 @@ class Lockstep:
         self._stack.callback(self._env.close)
         self._budget = FaultBudget()
         self._rng = np.random.default_rng(np.random.SeedSequence([config.seed, COLLECTOR_BRANCH]))
+        self._scored = 0
         self._slots = learner.board.collector(0)
         intervention = intervention_of(config, store.spec.action_size)
         self._lane = Lane(env=self._env, writer=self._writer, row=0, intervention=intervention)
@@ -107,14 +110,52 @@ class Lockstep:
         if self._waiting:
             self._publish(self._waiting)
         self._show_phase()
+        if self._learner.config.guards_in_turns():
+            self._learner.oversight.begin(
+                online_updates=self._learner.online_updates(), online_steps=self._writer.steps, scored=self._scored
+            )
         while (due := self._update_due()) or self._writer.steps < self._learner.config.online_steps:
             if self._learner.stopping():
                 return False
-            if due:
+            if self._score_due():
+                if not self._score():
+                    return False
+            elif due:
                 self._update(feed)
             else:
                 self._step()
         return True
+
+    def _score_due(self) -> bool:
+        config, steps = self._learner.config, self._writer.steps
+        if not config.guards_in_turns() or steps % config.evaluation.every_steps:
+            return False
+        return max(config.online.warmup_steps, self._scored + 1) <= steps < config.online_steps
+
+    def _score(self) -> bool:
+        """Have the newest policy scored, and the guard judge it; False if asked to stop before."""
+        learner, steps = self._learner, self._writer.steps
+        if self._score_of("curve", steps) is None:
+            learner.oversight.expect(self._publication.version, learner.save)
+            learner.board[Slot.SCORE_WANTED] = steps
+            while learner.board[Slot.SCORE_ENDED] != steps:
+                if learner.stopping():
+                    return False
+                time.sleep(WAIT_SECONDS)
+                learner.waiting(WAIT_SECONDS)
+        for record in (self._score_of("pretrained", 0), self._score_of("curve", steps)):
+            if record is not None:  # else it failed, as an event says
+                learner.oversight.judge(record, online_steps=steps, publish=lambda: self._publish(self._weights()))
+        learner.oversight.hold(steps)
+        self._scored = steps
+        return True
+
+    def _score_of(self, label: str, online_steps: int) -> dict[str, Any] | None:
+        """The evaluation as it was recorded, perhaps in an earlier life: what is repeated has the same score."""
+        records = (
+            r for r in self._learner.run.evaluations() if (r["label"], r["online_steps"]) == (label, online_steps)
+        )
+        return next(records, None)
 
     def _update_due(self) -> bool:
         learner, steps, updates = self._learner, self._writer.steps, self._learner.online_updates()
@@ -139,6 +180,8 @@ class Lockstep:
             self._give_up(str(difference))
         if self._lane.acting and self._lane.acting.version == self._publication.version:
             self._acting = self._published
+        if self._learner.config.guards_in_turns():
+            self._learner.oversight.hold(self._writer.steps)
         self._show_phase()
 
     def _publish(self, weights: Mapping[str, np.ndarray]) -> None:
@@ -171,6 +214,7 @@ class Lockstep:
             "head": writer.head,
             "steps": writer.steps,
             "episode": {"seed": self._env.seed, "first_row": writer.first_row} if writer.in_episode else None,
+            "scored": self._scored,
             "generator": generator_state(self._rng),
             "heads": self._others,
         }
@@ -191,6 +235,7 @@ class Lockstep:
             return self._give_up("the checkpoint was taken with collectors")
         if saved is not None:
             load_generator(self._rng, saved["generator"])
+            self._scored = int(saved["scored"])
             episode = saved["episode"]
             try:
                 self._writer.resume(

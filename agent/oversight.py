@@ -5,6 +5,7 @@ An evaluation scores a published version; the checkpoint that belongs to it is t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,8 +40,11 @@ class Oversight:
         if kept := best.read(run).get("checkpoint"):
             writer.spare.add(kept)
 
-    def begin(self, *, online_updates: int) -> None:
-        """Keep the pretrained actor, at the switch; or find it again, after a resume."""
+    def begin(self, *, online_updates: int, online_steps: int, scored: float = math.inf) -> None:
+        """Keep the pretrained actor, at the switch; or find it again, after a resume.
+
+        Evaluations along the curve count as seen up to that at `scored` online steps.
+        """
         path = self._run.pretrained
         if online_updates == 0:
             # The checkpoint at the end of pretraining belongs to the first version.
@@ -48,25 +52,34 @@ class Oversight:
             write_atomic(path, safetensors.torch.save(dict(self._algorithm.actor.state_dict())))
         self._pretrained = safetensors.torch.load(path.read_bytes()) if path.exists() else None
         for record in self._lines.new():
-            if record["kind"] == "evaluation":
+            if record["kind"] == "evaluation" and (record["label"] != "curve" or record["online_steps"] <= scored):
                 self.guard.add(record)
-        self._hold(self._board.online_steps())
+        self.hold(online_steps)
 
     def look(self, *, online_steps: int, save: Callable[[], None], publish: Callable[[], None]) -> None:
         """Act on what is new; some microseconds where nothing is."""
         if (version := self._board[Slot.SCORED_VERSION]) != self._scored:
             self._scored = version
             if version not in self._pending:
-                self._expect(version)
-                save()
+                self.expect(version, save)
         for record in self._lines.new():
             if record["kind"] == "evaluation":
-                self._note_best(record)
-                if (alarm := self.guard.add(record)) and self._pretrained is not None:
-                    self._roll_back(alarm, online_steps, publish)
-        self._hold(online_steps)
+                self.judge(record, online_steps=online_steps, publish=publish)
+        self.hold(online_steps)
 
-    def _hold(self, online_steps: int) -> None:
+    def expect(self, version: int, save: Callable[[], None]) -> None:
+        """Save the present state, and keep it until `version` has its score."""
+        self._expect(version)
+        save()
+
+    def judge(self, record: Mapping[str, Any], *, online_steps: int, publish: Callable[[], None]) -> None:
+        """Act on one evaluation."""
+        self._note_best(record)
+        if (alarm := self.guard.add(record)) and self._pretrained is not None:
+            self._roll_back(alarm, online_steps, publish)
+
+    def hold(self, online_steps: int) -> None:
+        """Pause the actor's updates, or let them go on, as the guard has it at so many online steps."""
         held = self.guard.holds(online_steps)
         if self._board[Slot.ACTOR_PAUSED] and not held:
             self._log.event("guard_released", "the actor is updated again", online_steps=online_steps)
@@ -78,7 +91,7 @@ class Oversight:
         self._algorithm.set_actor(self._pretrained)
         publish()
         version = self._board[Slot.POLICY_VERSION]
-        self.guard.hold(online_steps=online_steps, version=version)
+        self.guard.hold(online_steps=online_steps, updates=self._algorithm.updates)
         self._log.event(
             "guard", f"{alarm}: back to the pretrained policy, actor updates paused", policy_version=version,
             online_steps=online_steps,
@@ -96,7 +109,7 @@ class Oversight:
             self._writer.spare.discard(name)
 
     def _expect(self, version: int) -> None:
-        """Keep the checkpoint of the present state until `version` has its score."""
+        """Let the checkpoint of the present state stay until `version` has its score."""
         self._pending[version] = self._algorithm.updates
         self._writer.spare.add(folder_name(self._algorithm.updates))
 

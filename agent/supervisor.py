@@ -58,7 +58,7 @@ class Supervisor:
         board[Slot.STOP] = 0
         board[Slot.PHASE] = Phase.STARTING
         board[Slot.LEARNER_BEAT] = time.monotonic_ns()
-        board[Slot.LEARNER_DEATHS] = 0
+        board[Slot.LEARNER_DEATHS] = board[Slot.SCORE_WANTED] = board[Slot.SCORE_ENDED] = 0
         board.staleness[:] = 0
         try:
             self.learner.start()

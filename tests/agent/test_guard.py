@@ -24,7 +24,8 @@ from tests.agent.learners import learn, make_learner
 
 
 def score(label: str, mean: float, *, std: float = 1.0, episodes: int = 25, version: int = 1) -> dict[str, Any]:
-    return {"label": label, "mean": mean, "std": std, "episodes": episodes, "policy_version": version}
+    of = {"policy_version": version, "updates": 10 * version}
+    return {"label": label, "mean": mean, "std": std, "episodes": episodes, **of}
 
 
 PRETRAINED = score("pretrained", 10.0, episodes=100)
@@ -53,11 +54,11 @@ def test_single_episodes_raise_no_alarm() -> None:
     assert guard.add(score("curve", -1e9, std=0.0, episodes=1, version=2)) is None
 
 
-def test_after_an_alarm_older_versions_count_no_more_and_the_pause_ends() -> None:
+def test_after_an_alarm_older_policies_count_no_more_and_the_pause_ends() -> None:
     guard = Guard(GuardConfig(window=1, pause_steps=500))
     guard.add(PRETRAINED)
     assert guard.add(score("curve", 0.0, version=5))
-    guard.hold(online_steps=1000, version=8)
+    guard.hold(online_steps=1000, updates=80)
     assert guard.holds(1499)
     assert not guard.holds(1500)
     assert guard.add(score("curve", 0.0, version=8)) is None
@@ -114,7 +115,7 @@ def test_an_alarm_publishes_the_pretrained_weights_and_holds_the_actor_while_val
     it, rng = Overseen(tmp_path), np.random.default_rng(0)
     pretrained = it.weights()
     it.evaluation("pretrained", 10.0, version=1)
-    it.oversight.begin(online_updates=0)
+    it.oversight.begin(online_updates=0, online_steps=0)
     learn(it.algorithm, rng, 5)
     assert not np.array_equal(it.weights(), pretrained)
     it.evaluation("curve", 0.0, version=2)
@@ -140,11 +141,11 @@ def test_a_resumed_learner_goes_back_to_the_pretrained_weights_of_the_first(tmp_
     first = Overseen(tmp_path)
     pretrained = first.weights()
     first.evaluation("pretrained", 10.0, version=1)
-    first.oversight.begin(online_updates=0)
+    first.oversight.begin(online_updates=0, online_steps=0)
     first.writer.close()
     second = Overseen(tmp_path)
     learn(second.algorithm, np.random.default_rng(0), 5)
-    second.oversight.begin(online_updates=5)
+    second.oversight.begin(online_updates=5, online_steps=1000)
     second.evaluation("curve", 0.0, version=2)
     second.look(online_steps=1000)
     np.testing.assert_array_equal(second.published[0], pretrained)
@@ -153,7 +154,7 @@ def test_a_resumed_learner_goes_back_to_the_pretrained_weights_of_the_first(tmp_
 
 def test_the_best_evaluation_s_checkpoint_outlives_newer_ones(tmp_path: Path) -> None:
     it, rng = Overseen(tmp_path), np.random.default_rng(0)
-    it.oversight.begin(online_updates=0)
+    it.oversight.begin(online_updates=0, online_steps=0)
     it.save()
     it.evaluation("pretrained", 0.5, version=0)
     it.look(online_steps=0)

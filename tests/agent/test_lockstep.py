@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +24,17 @@ from gymnasium.spaces import Box
 from agent import checkpoint
 from agent.algorithms.iql_config import IQLConfig
 from agent.board import Board, CollectorSlot, Phase, Slot
-from agent.config import CheckpointConfig, OnlineConfig, TrainConfig
+from agent.child import Child
+from agent.config import CheckpointConfig, EvaluationConfig, GuardConfig, OnlineConfig, TrainConfig
 from agent.config_files import validate
 from agent.errors import ConfigError
+from agent.evaluations import Evaluations
+from agent.incidents import Incidents
 from agent.learner import Learner
 from agent.run_directory import RunDirectory
 from agent.setup_run import set_up
 from envs.make import describe, make_env
+from export.template import Template
 from replay.schema import StoreSpec
 from replay.store import Store
 from tests.faults.agent import events
@@ -137,6 +144,34 @@ def outcome(run: RunDirectory) -> tuple[dict[str, bytes], dict[str, Any], dict[s
     return {name: tensor.numpy().tobytes() for name, tensor in found.tensors.items()}, state, rows
 
 
+@contextlib.contextmanager
+def scored(run: RunDirectory) -> Iterator[None]:
+    """Evaluations beside the learner as the supervisor runs them, each in its own process."""
+    board, over = Board(run.board), threading.Event()
+    board[Slot.PHASE] = Phase.STARTING
+    board[Slot.SCORE_WANTED] = board[Slot.SCORE_ENDED] = 0
+
+    def make_child(name: str, command: list[str]) -> Child:
+        return Child(name=name, command=command, log=run.logs / f"{name}.log")
+
+    evaluations = Evaluations(run, run.load_config(), board, Incidents(run), make_child)
+
+    def keep() -> None:
+        while not over.is_set():
+            evaluations.keep(final=False)
+            time.sleep(0.02)
+        for child in evaluations.running:
+            child.kill()
+
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lockstep")
@@ -207,6 +242,83 @@ def test_a_learner_that_died_thrice_without_a_checkpoint_saves_eight_times_as_of
     names = {int(path.name) for path in checkpoint.complete(run.checkpoints)}
     # Beside the phase's end and the stop; one that is still being written lets the next pass.
     assert names & {5, 10, 15, 20, 25, 35}, names
+
+
+def guarded(place: Path, name: str) -> RunDirectory:
+    """A run whose learning is much too fast to do its policy good, judged at 100 and 200 steps."""
+    run = started(place, name)
+    config = run.load_config()
+    run.save_config(
+        replace(
+            config, algorithm=replace(config.algorithm, learning_rate=0.03),  # type: ignore[arg-type]
+            evaluation=EvaluationConfig(episodes=3, final_episodes=3, every_steps=100),
+            guard=GuardConfig(window=1, standard_errors=0.0, pause_steps=60),
+        )
+    )  # fmt: skip
+    return run
+
+
+def alarms(run: RunDirectory) -> list[tuple[str, int]]:
+    return [(e["kind"], e["online_steps"]) for e in events(run.path) if e["kind"].startswith("guard")]
+
+
+@pytest.fixture(scope="module")
+def judged(place: Path) -> RunDirectory:
+    run = guarded(place, "judged")
+    with scored(run):
+        assert live(run)
+    return run
+
+
+def test_the_guard_judges_each_evaluation_at_its_very_step_and_holds_the_actor(judged: RunDirectory) -> None:
+    records = {(r["label"], r["online_steps"]): r for r in judged.evaluations()}
+    assert set(records) == {("pretrained", 0), ("curve", 100), ("curve", 200)}
+    assert ("guard", 100) in alarms(judged)
+    assert ("guard_released", 160) in alarms(judged)
+    # The alarm's version holds the pretrained weights, and so do all until the release.
+    versions = {}
+    for path in judged.policies.glob("v*.onnx"):
+        template = Template.from_bytes(path.read_bytes())
+        versions[template.contract.policy_version] = [template.weight(n).tobytes() for n in template.weight_names]
+    (alarm,) = [e for e in events(judged.path) if e["kind"] == "guard" and e["online_steps"] == 100]
+    assert versions[alarm["policy_version"]] == versions[1] != versions[records["curve", 100]["policy_version"]]
+    meta = Store.open(judged.replay).reader().meta("collector-000", 0, 100)
+    assert meta[:, 0].max() < alarm["policy_version"]
+
+
+def test_guarded_and_killed_anywhere_it_ends_bit_for_bit_as_the_undisturbed(place: Path, judged: RunDirectory) -> None:
+    run = guarded(place, "guarded")
+    with scored(run):
+        # After the alarm: it is repeated from the checkpoint before, by the score that stands in metrics.jsonl.
+        killed(run, at_steps=140)
+    with scored(run):
+        # Where it stands and waits for a score.
+        assert not live(run, until=lambda board: board[Slot.SCORE_WANTED] == 200)
+    with scored(run):
+        assert live(run)
+    assert outcome(run) == outcome(judged)
+    assert set(alarms(run)) == set(alarms(judged))
+    for one, other in zip(run.evaluations(), judged.evaluations(), strict=True):
+        assert (one["label"], one["online_steps"], one["mean"]) == (
+            other["label"],
+            other["online_steps"],
+            other["mean"],
+        )
+
+
+def test_an_evaluation_that_fails_holds_lockstep_up_no_longer(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = guarded(place, "unscored")
+    monkeypatch.setattr(Child, "start", functools.partialmethod(start_broken, Child.start))
+    with scored(run):
+        assert live(run)
+    assert [e["kind"] for e in events(run.path)].count("evaluation_failed") == 3
+    assert Board(run.board).online_steps() == STEPS
+
+
+def start_broken(child: Child, start: Callable[[Child], None]) -> None:
+    """An evaluation that finds no policy to score."""
+    child.command[2] = "999999"
+    start(child)
 
 
 @pytest.mark.full
