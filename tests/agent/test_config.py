@@ -56,6 +56,7 @@ UNUSUAL = TrainConfig(
         weight_clip=3.0000000000000004,
         discount=0.999999999999999,
         target_rate=1.0,
+        actor_average=0.5,
         learning_rate=3e-7,
         batch_size=1,
         hidden=(1, 2, 3),
