@@ -86,7 +86,7 @@ class Supervisor:
         code = process.poll()
         if code is None:
             # Importing torch and exporting the template take seconds in which the learner cannot beat.
-            self._kill_if_hung(self.learner, self.board[Slot.LEARNER_BEAT], "learner_hung", "the learner")
+            self._kill_if_hung(self.learner, "learner_hung", "the learner", self.board[Slot.LEARNER_BEAT])
             return False
         if code == 0 and self.board.phase == Phase.DONE:
             return True
@@ -116,13 +116,13 @@ class Supervisor:
                 continue
             code = child.process.poll()
             if code is None:
-                self._kill_if_hung(child, int(slots[CollectorSlot.BEAT]), "collector_hung", f"collector {index}")
+                self._kill_if_hung(child, "collector_hung", f"collector {index}", int(slots[CollectorSlot.BEAT]))
             elif code == 2:
                 raise RunError(child.last_words())
             else:
                 self._schedule_restart(child, code, int(slots[CollectorSlot.STEPS]))
 
-    def _kill_if_hung(self, child: Child, beat_ns: int, kind: str, who: str) -> None:
+    def _kill_if_hung(self, child: Child, kind: str, who: str, beat_ns: int) -> None:
         beat = beat_ns / 1e9
         # Before its first sign of life a process imports, which a busy machine draws out.
         alive = beat > child.started

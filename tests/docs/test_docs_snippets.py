@@ -66,7 +66,7 @@ def test_the_links_and_files_that_a_page_names_exist(page: str) -> None:
 
 def test_every_kind_of_event_is_documented() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "agent").rglob("*.py"))
-    kinds = set(re.findall(r"""\b(?:event|_kill)\(\s*(?:[\w.]+,\s*)?["'](\w+)["']""", code))
+    kinds = set(re.findall(r"""\b(?:event|_kill_if_hung)\(\s*(?:[\w.]+,\s*)?["'](\w+)["']""", code))
     kinds |= set(re.findall(r"""yield \(\s*["'](\w+)["'],""", (ROOT / "agent" / "data_checks.py").read_text("utf-8")))
     section = (DOCS / "runs.md").read_text(encoding="utf-8").split("## events.jsonl")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE)) == kinds
