@@ -41,6 +41,12 @@ class OnlineConfig:
     """Steps a second of each environment, for robots and real-time simulation; 0: as many as there can be."""
     intervention: str = ""
     """module:factory of who may act in the policy's place: see docs/runs.md. Such steps count as offline data too."""
+    exploration: Literal["sample", "best_of_n", "expansion"] = "sample"
+    """Draw the action from the policy; the best by Q of several; or policy expansion: the pretrained or the present."""
+    candidates: int = 10
+    """N of best_of_n, 2 to 256."""
+    expansion_temperature: float = 0.1
+    """Of the softmax over Q by which expansion chooses between its two policies, in units of Q."""
     exploration_noise: float = 1.0
     """Multiplies the policy's own standard deviation while collecting; 0 acts by the mean."""
     durability: Literal["process", "interval", "block"] = "interval"
@@ -171,7 +177,19 @@ class TrainConfig:
             ("online.max_staleness_seconds", o.max_staleness_seconds > 0.0, "must be positive"),
             ("online.rate", o.rate >= 0.0, "must be 0 or more"),
             ("online.rate", o.collectors > 0 or o.rate == 0.0, "lockstep knows no time: use 0, or collectors"),
+            ("online.candidates", 2 <= o.candidates <= 256, "must lie in 2 to 256"),
+            ("online.expansion_temperature", o.expansion_temperature > 0.0, "must be positive"),
             ("online.exploration_noise", o.exploration_noise >= 0.0, "must be 0 or more"),
+            (
+                "online.exploration_noise",
+                o.exploration != "best_of_n" or o.exploration_noise > 0.0,
+                "must be positive with online.exploration best_of_n: else all candidates are alike",
+            ),
+            (
+                "online.exploration",
+                o.exploration != "expansion" or self.pretrain_steps > 0,
+                "needs a pretrained policy to keep: give --pretrain-steps, or --online.exploration sample",
+            ),
             ("guard.standard_errors", self.guard.standard_errors >= 0.0, "must be 0 or more"),
             ("guard.window", self.guard.window >= 1, "must be 1 or more"),
             ("guard.pause_steps", self.guard.pause_steps >= 0, "must be 0 or more"),

@@ -190,6 +190,11 @@ def validate(config: TrainConfig) -> None:
             f"{config.algorithm.name} learns from its own experience only: give --pretrain-steps 0, "
             "or choose another --algorithm.name"
         )
+    if config.online.exploration != "sample" and (why := config.algorithm.why_no_choice()):
+        raise ConfigError(
+            f"online.exploration {config.online.exploration} chooses by Q, but {why}: "
+            "use --online.exploration sample, or choose another --algorithm.name"
+        )
     warmup = config.online.warmup_steps
     if config.online_steps and config.online_steps <= warmup:
         raise ConfigError(

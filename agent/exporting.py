@@ -20,6 +20,7 @@ from agent import algorithms, checkpoint
 from agent.algorithms.base import Algorithm
 from agent.errors import RunError
 from agent.evaluation import evaluate, evaluation_rng, make_matching_env
+from agent.exploration import Exploration
 from agent.files import write_atomic
 from agent.lockstep import split_acting
 from agent.policies import env_spec_of
@@ -113,7 +114,8 @@ def export_run(
         offline_steps=config.pretrain_steps,
         generator=torch.Generator(),
     )
-    algorithm.load_state_dict({"tensors": split_acting(saved.tensors)[0], "numbers": saved.state["numbers"]})
+    tensors = Exploration(algorithm, config).load(split_acting(saved.tensors)[0])
+    algorithm.load_state_dict({"tensors": tensors, "numbers": saved.state["numbers"]})
     contract = dataclasses.replace(
         make_contract(
             spec, preparation, stochastic=algorithm.actor.stochastic,

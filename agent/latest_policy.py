@@ -12,6 +12,7 @@ import numpy as np
 
 from agent.board import Board, Slot
 from agent.publish import policy_path
+from export.candidates import draw_noise
 from export.runner import PolicyRunner
 
 
@@ -32,7 +33,7 @@ class ActingPolicy:
 
 
 class LatestPolicy:
-    """Which published version acts, and its actions: samples of its Gaussian.
+    """Which published version acts, and its actions: what it makes of noise.
 
         acting = policy.newest()                    # an episode begins
         acting = policy.at_step(acting)             # before each of its steps
@@ -79,8 +80,7 @@ class LatestPolicy:
     def act(self, acting: ActingPolicy, observations: np.ndarray) -> np.ndarray:
         """[N, O] float32 → [N, A] float32, environment units; each row with noise of its own."""
         runner = acting.runner
-        shape = (len(observations), runner.action_size)
-        noise = self._rng.standard_normal(shape, dtype=np.float32) * np.float32(self._noise)
+        noise = draw_noise(runner.contract, self._rng, len(observations), spread=self._noise)
         if len(observations) == 1:
             # Through the bound buffers, the faster way for a single row.
             return runner.act(observations[0], noise[0])[None]

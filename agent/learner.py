@@ -28,6 +28,7 @@ from agent.diagnostics import Diagnostics
 from agent.divergence import check_bounds, check_finite
 from agent.errors import RunError
 from agent.execution import Execution
+from agent.exploration import Exploration
 from agent.feeding import Feed, Sampler, batches_ahead
 from agent.finetuning import finetune
 from agent.lockstep import Lockstep, SavedWeights, split_acting
@@ -70,6 +71,7 @@ class Learner:
             precision=config.precision,
         )
         self.execution = Execution(run, board, self.algorithm, config)
+        self.exploration = Exploration(self.algorithm, config)
         self.offline = self.store.sampler(
             config.algorithm.batch_size,
             rng=generator_of(config.seed, SEED_OFFLINE),
@@ -166,10 +168,12 @@ class Learner:
 
     def start_publishing(self) -> Publication:
         """Publish the present policy, and hand over what goes on publishing; evaluations are looked at beside it."""
+        policy = self.exploration.begin()
         contract = make_contract(
             self.store.spec,
             self.preparation,
-            stochastic=self.algorithm.actor.stochastic,
+            stochastic=policy.stochastic,
+            candidates=policy.candidates,
             run=self.run.path.resolve().name,
             algorithm=self.algorithm.name,
             env=json.loads(self.run.env.read_text()),
@@ -177,7 +181,7 @@ class Learner:
         with self.execution.alive():
             publication = Publication(
                 self.run, self.config, self.board, self.algorithm, self.log,
-                contract=contract, version=self._saved_version,
+                policy=policy, contract=contract, version=self._saved_version,
                 probe=probe_of(self.offline.reader, self.store.spec.observation_size),
                 beside=lambda: self.oversight.look(
                     online_steps=self.board.online_steps(), save=self.save, publish=publication.publish
@@ -303,7 +307,11 @@ class Learner:
         drawn = self.feed.state_dict()
         self.writer.submit(
             updates,
-            {**state["tensors"], **(self.lockstep.tensors() if self.lockstep else {})},
+            {
+                **state["tensors"],
+                **self.exploration.tensors(),
+                **(self.lockstep.tensors() if self.lockstep else {}),
+            },
             {
                 "algorithm": self.algorithm.name,
                 "numbers": state["numbers"],
@@ -344,6 +352,7 @@ class Learner:
         # Not by another look at all rewards: a large store may be cold on disk.
         self.prepare.largest_reward = max(self.prepare.largest_reward, float(state.get("largest_reward", 0.0)))
         tensors, self._acting = split_acting(saved.tensors)
+        tensors = self.exploration.load(tensors)
         self.algorithm.load_state_dict({"tensors": tensors, "numbers": state["numbers"]})
         self._online_state = state["mixed_sampler"]
         if self._online_state is None:

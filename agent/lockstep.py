@@ -69,7 +69,7 @@ class Lockstep:
         self._acting, self._waiting = weights
         if self._acting:
             self._publication.publish(self._acting)
-        self._acting = self._published = self._acting or self._weights()
+        self._acting = self._published = self._acting or self._publication.weights()
         store = Store.open(run.replay)
         self._stack = ExitStack()
         writer = self._stack.enter_context(store.writer(stream_name(0, 0), durability=config.online.durability))
@@ -145,7 +145,9 @@ class Lockstep:
                 learner.waiting(WAIT_SECONDS)
         for record in (self._score_of("pretrained", 0), self._score_of("curve", steps)):
             if record is not None:  # else it failed, as an event says
-                learner.oversight.judge(record, online_steps=steps, publish=lambda: self._publish(self._weights()))
+                learner.oversight.judge(
+                    record, online_steps=steps, publish=lambda: self._publish(self._publication.weights())
+                )
         learner.oversight.hold(steps)
         self._scored = steps
         return True
@@ -168,7 +170,7 @@ class Lockstep:
         learner.online_reader.refresh(self.heads)
         result = learner.algorithm.update(feed.next())
         if learner.online_updates() % learner.config.online.publish_updates == 0:
-            self._publish(self._weights())
+            self._publish(self._publication.weights())
         learner.after_online_update(result)
 
     def _step(self) -> None:
@@ -193,9 +195,6 @@ class Lockstep:
     def _show_phase(self) -> None:
         warming_up = self._writer.steps < self._learner.config.online.warmup_steps
         self._learner.board[Slot.PHASE] = Phase.WARMUP if warming_up else Phase.ONLINE
-
-    def _weights(self) -> dict[str, np.ndarray]:
-        return {name: weight.copy() for name, weight in self._learner.algorithm.actor.exported_weights().items()}
 
     def _build(self) -> FlatEnv:
         spec = json.loads(self._learner.run.env.read_text())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.preparation import STD_FLOOR, Preparation
+from export.candidates import Candidates
 from export.contract import ActionSpec, Contract, Git, Normalizer, ObservationTerm, Stochastic
 from replay.schema import StoreSpec
 
@@ -18,11 +19,13 @@ def make_contract(
     preparation: Preparation,
     *,
     stochastic: Stochastic = GAUSSIAN,
+    candidates: Candidates | None = None,
     run: str,
     algorithm: str,
     env: dict[str, Any] | None,
 ) -> Contract:
-    """The contract of run `run`'s policies, before any version or step. `stochastic` is the actor's."""
+    """The contract of run `run`'s policies, before any version or step. `stochastic` and `candidates` are its
+    own, as `Exploration.policy` has them."""
     digest = (spec.source or {}).get("digest")
     return Contract(
         policy_id=run,
@@ -45,6 +48,7 @@ def make_contract(
         env=env,
         git=source_revision(),
         stochastic=stochastic,
+        candidates=candidates,
     )
 
 

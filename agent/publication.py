@@ -12,6 +12,7 @@ from agent.algorithms.base import Algorithm
 from agent.board import Board, Slot
 from agent.config import TrainConfig
 from agent.incidents import no_space
+from agent.networks import Actor, CandidatePolicy
 from agent.publish import PolicyRefusedError, Publisher
 from agent.run_directory import RunDirectory
 from agent.training_log import TrainingLog
@@ -26,19 +27,21 @@ RETRY_SECONDS = 0.5
 
 
 class Publication:
-    """Publishes the algorithm's actor: exported once as the template of all versions, then patched.
+    """Publishes the run's policy: exported once as the template of all versions, then patched.
 
     `beside()` is called after each regular publication.
     """
 
     def __init__(
-        self, run: RunDirectory, config: TrainConfig, board: Board, algorithm: Algorithm[Any], log: TrainingLog,
-        *, contract: Contract, version: int, probe: np.ndarray, beside: Callable[[], None],
+        self, run: RunDirectory, config: TrainConfig, board: Board, algorithm: Algorithm[Any], log: TrainingLog, *,
+        policy: Actor | CandidatePolicy, contract: Contract, version: int, probe: np.ndarray,
+        beside: Callable[[], None],
     ) -> None:  # fmt: skip
         self._board, self._algorithm, self._log, self._beside = board, algorithm, log, beside
+        self._policy = policy
         self._seconds = config.online.publish_seconds
         self._published_at = 0.0
-        network, log_std = algorithm.actor.to_export()
+        network, log_std = policy.to_export()
         template = Template.from_bytes(export_policy(network, log_std=log_std, contract=contract))
         self._publisher = Publisher(run.policies, board, template, contract, version=version, probe=probe)
 
@@ -46,6 +49,10 @@ class Publication:
     def version(self) -> int:
         """The last one published."""
         return self._publisher.version
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The present weights, a copy, by their names in the graph."""
+        return {name: weight.copy() for name, weight in self._policy.exported_weights().items()}
 
     def begin(self, stopping: Callable[[], bool]) -> None:
         """Publish the first version of this process; on a full disk wait for space.
@@ -78,7 +85,7 @@ class Publication:
         """Whether there was space for it."""
         self._published_at = time.monotonic()
         try:
-            self._publisher.publish(weights or self._algorithm.actor.exported_weights(), step=self._algorithm.updates)
+            self._publisher.publish(weights or self._policy.exported_weights(), step=self._algorithm.updates)
         except (ExportError, OSError) as error:
             if not no_space(error):
                 raise

@@ -103,9 +103,12 @@ class Publisher:
     def _try_out(self, model: bytes, step: int) -> None:
         if self._probe is None:
             return
-        actions, raw = PolicyRunner(model).infer(self._probe)
+        runner = PolicyRunner(model)
+        actions, raw = runner.infer(self._probe)
         # The clamp to the bounds turns an infinity into an action; the mean before it does not.
         bad = ~(np.isfinite(actions) & np.isfinite(raw)).all(axis=1)
+        if runner.contract.candidates is not None:
+            bad |= ~np.isfinite(runner.candidate_values(self._probe)).all(axis=1)
         if bad.any():
             raise PolicyRefusedError(
                 f"the policy after {step} updates gives NaN or infinity in {int(bad.sum())} of {len(bad)} observations "

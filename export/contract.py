@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from export.candidates import Candidates
 from export.errors import ContractError
 
 SCHEMA = "slipway.policy/1"
@@ -139,7 +140,7 @@ class Control:
 @dataclass(frozen=True, kw_only=True)
 class Stochastic:
     eps: bool = False
-    "Whether the graph has the input `eps` [batch, A], standard normal noise that the caller draws."
+    "Whether the graph has the input `eps` [batch, E], noise drawn by the caller: standard normal, unless `candidates`."
     form: str = NOISE
     "How the noise enters the action before scaling; log_std is a weight, or the network's where noise is squashed."
 
@@ -225,6 +226,8 @@ class Contract:
     "Whether and how exploration noise enters."
     recurrent: Recurrent | None = None
     "Size and initial value of the hidden state; None: the policy is memoryless."
+    candidates: Candidates | None = None
+    "What the graph proposes and how it chooses by Q; None: it has one action to give."
     onnx: Onnx = field(default_factory=Onnx)
     "File format."
     schema: str = SCHEMA
@@ -239,6 +242,10 @@ class Contract:
             raise ContractError("contract policy_id is empty: name the policy")
         if self.recurrent is not None and not isinstance(self.recurrent, Recurrent):
             raise ContractError("contract recurrent: give Recurrent(size=, initial=), or None for a memoryless policy")
+        if self.recurrent is not None and self.candidates is not None:
+            raise ContractError("contract: a recurrent policy cannot choose between candidates; leave one of them out")
+        if self.candidates is not None and self.stochastic.eps != (self.candidates.seed is None):
+            raise ContractError("contract candidates: their noise is the input eps exactly where they have no seed")
         end = 0
         for term in self.observation:
             if term.offset != end or term.length < 1:
@@ -263,6 +270,13 @@ class Contract:
     def action_size(self) -> int:
         """A, entries of the action."""
         return len(self.action.low)
+
+    @property
+    def noise_size(self) -> int:
+        """E, entries of the input `eps` for one observation; 0 where there is none."""
+        if not self.stochastic.eps:
+            return 0
+        return self.action_size if self.candidates is None else self.candidates.noise_size(self.action_size)
 
     def constants(self) -> dict[str, np.ndarray]:
         """Named float32 constants of the graph that follow from the contract: normaliser [O], scale and bounds [A]."""
@@ -290,8 +304,11 @@ class Contract:
 
     def to_json(self) -> bytes:
         """Canonical JSON, UTF-8. Raises ContractError when a value has no JSON form (NaN, an array in `env`)."""
+        plain = asdict(self)
+        if self.candidates is None:
+            del plain["candidates"]  # as before there were any, so that old bundles keep their digests
         try:
-            return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+            return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
         except (TypeError, ValueError) as error:
             raise ContractError(f"contract has a value without a JSON form ({error}): use plain finite data") from error
 
@@ -328,6 +345,7 @@ class Contract:
                 "robot": _build(Robot, plain.get("robot") or {}),
                 "stochastic": _build(Stochastic, plain.get("stochastic") or {}),
                 "recurrent": None if plain.get("recurrent") is None else _build(Recurrent, plain["recurrent"]),
+                "candidates": None if plain.get("candidates") is None else _build(Candidates, plain["candidates"]),
                 "onnx": _build(Onnx, plain.get("onnx") or {}),
             }
             contract: Contract = _build(cls, {**plain, **parts})

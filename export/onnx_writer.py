@@ -10,12 +10,16 @@ Where the contract's noise is squashed, the network also gives log_std and the n
 
     raw + exp(log_std) * eps -> tanh -> * scale + shift -> clamp(low, high) -> action
 
+A policy with candidates makes its choice in the network, which takes the noise and the critics in (export.candidates):
+
+    normalized observation, eps -> network -> unit, raw, q;  unit -> * scale + shift -> clamp(low, high) -> action
+
 A recurrent network also takes the state `h_in` and gives `h_out`, which pass through as they are.
 
 The exporter's optimiser stays off: it merges equal constants and folds weights into others, after which a weight can
 no longer be replaced. onnxruntime does the same folding when it opens the file.
 
-Shape legend: B batch, O observation entries, A action entries, H entries of the state.
+Shape legend: B batch, O observation entries, A action entries, H entries of the state, K candidates, E noise entries.
 """
 
 from __future__ import annotations
@@ -64,6 +68,16 @@ class _NamedSquashed(_Named):
         return raw, log_std
 
 
+class _NamedCandidates(_Named):
+    """The same for one that chooses; the noise is an argument unless the network has its own."""
+
+    def forward(  # type: ignore[override]
+        self, normalized: torch.Tensor, eps: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        unit, raw, q = self.network(normalized) if eps is None else self.network(normalized, eps)
+        return unit, raw, q
+
+
 def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, contract: Contract) -> bytes:
     """ONNX bytes of a policy; equal inputs give equal bytes, whatever the folder.
 
@@ -71,13 +85,15 @@ def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, con
     CPU and put in evaluation mode. Where `contract.recurrent` is set it maps (normalised observation [B, O], h_in
     [B, H]) to (mean [B, A], h_out [B, H]), with no state of its own. `log_std` [A] adds the input `eps` [B, A] and must
     be given exactly when `contract.stochastic.eps`; unless `contract.stochastic.squashed`, where the network maps to
-    (mean [B, A], log_std [B, A]) instead. Raises ExportError when the network has other sizes or cannot be
-    expressed in ONNX.
+    (mean [B, A], log_std [B, A]) instead. With `contract.candidates` it maps (normalised observation, eps [B, E]), or
+    where they have a seed the observation alone, to (action within ±1 [B, A], mean [B, A], q [B, K]). Raises
+    ExportError when the network has other sizes or cannot be expressed in ONNX.
     """
     stochastic = contract.stochastic
     if stochastic.form not in (NOISE, SQUASHED_NOISE):
         raise ContractError(f"contract stochastic.form {stochastic.form!r} is no noise that can be exported")
-    if (log_std is not None) != (stochastic.eps and not stochastic.squashed):
+    added = stochastic.eps and not stochastic.squashed and contract.candidates is None
+    if (log_std is not None) != added:
         raise ContractError(
             "contract stochastic.eps must be true exactly when log_std is given, or the form that of squashed noise: "
             "correct the contract"
@@ -91,6 +107,8 @@ def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, con
             raise ExportError(f"weight {name} is {tensor.dtype}: a policy is float32; export `network.float()`")
     recurrent = contract.recurrent
     wrapper = _NamedSquashed if stochastic.squashed else _Named if recurrent is None else _NamedRecurrent
+    if contract.candidates is not None:
+        wrapper = _NamedCandidates
     graph = _export_network(wrapper(copy.deepcopy(network).cpu().eval()), contract)
     if log_std is not None:
         graph.initializer.append(numpy_helper.from_array(log_std.detach().cpu().float().numpy(), "log_std"))
@@ -102,9 +120,10 @@ def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, con
         "slipway_policy",
         [_value("observation", contract.observation_size)]
         + ([] if recurrent is None else [_value("h_in", recurrent.size)])
-        + ([_value("eps", contract.action_size)] if stochastic.eps else []),
+        + ([_value("eps", contract.noise_size)] if stochastic.eps else []),
         [_value("action", contract.action_size), _value("raw", contract.action_size)]
-        + ([] if recurrent is None else [_value("h_out", recurrent.size)]),
+        + ([] if recurrent is None else [_value("h_out", recurrent.size)])
+        + ([] if contract.candidates is None else [_value("q", contract.candidates.count)]),
         initializer=list(graph.initializer),
     )
     model = helper.make_model(
@@ -137,7 +156,10 @@ def _before(contract: Contract) -> list[onnx.NodeProto]:
 def _after(contract: Contract) -> list[onnx.NodeProto]:
     node = helper.make_node
     squashed = "policy/squashed"
-    if contract.stochastic.squashed:
+    nodes: list[onnx.NodeProto] = []
+    if contract.candidates is not None:
+        squashed = "policy/unit"
+    elif contract.stochastic.squashed:
         nodes = [
             node("Exp", ["log_std"], ["policy/std"]),
             node("Mul", ["policy/std", "eps"], ["policy/noise"]),
@@ -146,7 +168,7 @@ def _after(contract: Contract) -> list[onnx.NodeProto]:
         ]
     else:
         nodes = [node("Tanh", ["raw"], [squashed])]
-    if contract.stochastic.eps and not contract.stochastic.squashed:
+    if contract.candidates is None and contract.stochastic.eps and not contract.stochastic.squashed:
         one = [
             node("Constant", [], [name], value=helper.make_tensor(name, TensorProto.FLOAT, [], [value]))
             for name, value in (("policy/-1", -1.0), ("policy/+1", 1.0))
@@ -176,7 +198,11 @@ def _value(name: str, size: int) -> onnx.ValueInfoProto:
 def _export_network(named: _Named, contract: Contract) -> onnx.GraphProto:
     sizes = {"normalized": contract.observation_size}
     outputs = {"raw": contract.action_size}
-    if contract.stochastic.squashed:
+    if contract.candidates is not None:
+        outputs = {"policy/unit": contract.action_size, **outputs, "q": contract.candidates.count}
+        if contract.stochastic.eps:
+            sizes["eps"] = contract.noise_size
+    elif contract.stochastic.squashed:
         outputs["log_std"] = contract.action_size
     if contract.recurrent is not None:
         sizes["h_in"] = outputs["h_out"] = contract.recurrent.size
@@ -219,7 +245,8 @@ def _export_network(named: _Named, contract: Contract) -> onnx.GraphProto:
 def _check_outputs(named: _Named, examples: tuple[torch.Tensor, ...], outputs: dict[str, int]) -> None:
     """The network must take what the contract says and give `outputs`: [2, size] each."""
     size = examples[0].shape[1]
-    state = f" and a [2, {examples[1].shape[1]}] state" if len(examples) > 1 else ""
+    second = "noise" if isinstance(named, _NamedCandidates) else "state"
+    state = f" and a [2, {examples[1].shape[1]}] {second}" if len(examples) > 1 else ""
     with torch.no_grad():
         try:
             given = named(*examples)

@@ -9,7 +9,8 @@ a safe action and says why in `flags`. The order inside `step` is the invariant 
 
 A recurrent policy's state follows the same rule: it advances with a run whose action is given out, and only then.
 
-Shape legend: B batch, O observation entries, A action entries, H entries of a recurrent policy's state.
+Shape legend: B batch, O observation entries, A action entries, E noise entries (A, unless the policy chooses between K
+candidates), H entries of a recurrent policy's state.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class PolicyRunner:
     _observation_O: np.ndarray
     _action_A: np.ndarray
     _raw_A: np.ndarray
-    _eps_A: np.ndarray
+    _eps_E: np.ndarray
     _last_A: np.ndarray
     _eps_used: bool
     _executed: bool
@@ -108,6 +109,7 @@ class PolicyRunner:
         self.observation_size = policy.contract.observation_size
         self.action_size = policy.contract.action_size
         self.stochastic = policy.contract.stochastic.eps
+        self.noise_size = policy.contract.noise_size
         self.max_batch = MAX_BATCH.get(policy.variant)
         if expect is not None:
             check_expected(policy.contract.to_dict(), expect, where=policy.source)
@@ -123,7 +125,8 @@ class PolicyRunner:
     def act(self, observation: np.ndarray, eps: np.ndarray | None = None) -> np.ndarray:
         """Action [A] or [B, A] float32 in environment units for an observation [O] or [B, O]; a copy, yours to keep.
 
-        `eps` is standard normal noise of the action's shape for a stochastic policy; None gives the mean action.
+        `eps` is noise [E] or [B, E] for a stochastic policy (`export.candidates.draw_noise`); None or zeros give the
+        mean action.
         Unguarded: NaN in gives NaN out. A recurrent policy's state advances, unless it would not be finite. Raises
         ExportError for another shape, a type that is not a real number, a batch for a recurrent policy, or more rows
         than `max_batch` (1 for int8; None is any number).
@@ -138,8 +141,17 @@ class PolicyRunner:
         if getattr(observation, "ndim", None) == 1:
             self._run_bound(observation, eps)
             return self._action_A.copy(), self._raw_A.copy()
-        action, raw = self._run_batch(observation, eps, None)
+        action, raw, *_ = self._run_batch(observation, eps, None)
         return action, raw
+
+    def candidate_values(self, observation: np.ndarray, eps: np.ndarray | None = None) -> np.ndarray:
+        """Q [B, K] of the candidates that observations [B, O] under noise `eps` [B, E] or none lead to.
+
+        Raises ExportError as `act` does, and for a policy without candidates.
+        """
+        if self.contract.candidates is None:
+            raise ExportError(f"{self.policy.source}: has no candidates whose values it could give; use infer")
+        return self._run_batch(observation, eps, None)[2]
 
     def infer_with_state(
         self, observation: np.ndarray, h: np.ndarray, eps: np.ndarray | None = None
@@ -181,7 +193,7 @@ class PolicyRunner:
         if self._state is not None:
             self._state.poison()
         if self._eps_used:
-            self._eps_A.fill(0.0)
+            self._eps_E.fill(0.0)
             self._eps_used = False
         try:
             self._session.run_with_iobinding(self._binding)
@@ -254,14 +266,14 @@ class PolicyRunner:
         """Bind owned arrays once. Bound memory must stay where it is: these are only ever written into."""
         sizes = {"observation": self.observation_size, "action": self.action_size, "raw": self.action_size}
         buffers = {name: np.zeros((1, size), F32) for name, size in sizes.items()}
-        self._eps_A = np.zeros(self.action_size, F32)
+        self._eps_E = np.zeros(self.noise_size, F32)
         self._eps_used = False
         self._binding: onnxruntime.IOBinding = self._session.io_binding()
         self._binding.bind_input(
             "observation", "cpu", 0, F32, (1, self.observation_size), _address(buffers["observation"])
         )
         if self.stochastic:
-            self._binding.bind_input("eps", "cpu", 0, F32, (1, self.action_size), _address(self._eps_A))
+            self._binding.bind_input("eps", "cpu", 0, F32, (1, self.noise_size), _address(self._eps_E))
         for name in ("action", "raw"):
             self._binding.bind_output(name, "cpu", 0, F32, (1, self.action_size), _address(buffers[name]))
         recurrent = self.contract.recurrent
@@ -332,18 +344,18 @@ class PolicyRunner:
     def _run_bound(self, observation: np.ndarray, eps: np.ndarray | None) -> None:
         self._load(observation)
         if eps is not None:
-            self._check_eps(eps, self._eps_A.shape)
-            self._eps_A[:] = eps
+            self._check_eps(eps, self._eps_E.shape)
+            self._eps_E[:] = eps
             self._eps_used = True
         elif self._eps_used:
-            self._eps_A.fill(0.0)
+            self._eps_E.fill(0.0)
             self._eps_used = False
         self._session.run_with_iobinding(self._binding)
         if self._state is not None and self._state.sound:
             self._state.advance()
 
     def _run_batch(self, observation: np.ndarray, eps: np.ndarray | None, h: np.ndarray | None) -> list[np.ndarray]:
-        """[action, raw], and h_out of a recurrent policy."""
+        """[action, raw], and h_out of a recurrent policy or the candidates' q."""
         if not _is_numbers(observation) or observation.ndim != 2 or observation.shape[1] != self.observation_size:
             raise self._wrong_observation(observation, f"[B, {self.observation_size}]")
         shape = (len(observation), self.action_size)
@@ -357,6 +369,9 @@ class PolicyRunner:
             names.append("h_out")
             shapes.append((len(observation), len(self._state.value)))
             self._check_state(h, shapes[-1])
+        if self.contract.candidates is not None:
+            names.append("q")
+            shapes.append((len(observation), self.contract.candidates.count))
         if not len(observation):
             return [np.zeros(each, F32) for each in shapes]
         if self.max_batch is not None and len(observation) > self.max_batch:
@@ -367,9 +382,11 @@ class PolicyRunner:
         with np.errstate(over="ignore"):
             feed = {"observation": np.ascontiguousarray(observation, F32)}
         if eps is not None:
-            self._check_eps(eps, shape)
+            self._check_eps(eps, (len(observation), self.noise_size))
         if self.stochastic:
-            feed["eps"] = np.zeros(shape, F32) if eps is None else np.ascontiguousarray(eps, F32)
+            feed["eps"] = (
+                np.zeros((len(observation), self.noise_size), F32) if eps is None else np.ascontiguousarray(eps, F32)
+            )
         if h is not None:
             feed["h_in"] = np.ascontiguousarray(h, F32)
         return [np.asarray(output) for output in self._session.run(names, feed)]

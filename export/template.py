@@ -83,7 +83,7 @@ class Template:
 
         `weights` are float arrays under `weight_names`; entries that the graph does not use are ignored. Raises
         ExportError when one is missing, has another shape, or holds NaN or infinity, and ContractError when the
-        contract is for another graph (sizes, clip on or off, noise input, state).
+        contract is for another graph (sizes, clip on or off, noise input, candidates, state).
         """
         if self.variant != FLOAT32:
             raise ExportError(
@@ -94,6 +94,7 @@ class Template:
         if (
             constants.keys() != self._constants
             or contract.stochastic != self.contract.stochastic
+            or contract.candidates != self.contract.candidates
             or sizes[0] != sizes[1]
         ):
             raise ContractError("contract is for another graph than the template: export the policy in full again")

@@ -26,6 +26,7 @@ class AWRConfig(RegressionConfig):
     """Upper bound of the weights."""
 
     fine_tunes: ClassVar[bool] = False
+    has_critic: ClassVar[bool] = False
 
     def sampling(self) -> dict[str, Any]:
         return {"n_step": self.n_step, "gamma": self.discount}

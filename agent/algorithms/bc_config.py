@@ -14,6 +14,7 @@ class CloningConfig(RegressionConfig):
     """Imitation with IQL's actor, schedule and sizes, so that the two differ in nothing but the weights."""
 
     fine_tunes: ClassVar[bool] = False
+    has_critic: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,14 @@ class AlgorithmConfig:
     """Whether batches must hold what the data did next."""
     needs_return_to_go: ClassVar[bool] = False
     """Whether batches must hold what followed in the data."""
+    has_critic: ClassVar[bool] = True
+    """Whether it learns Q, by which candidate actions can be judged."""
     run_wide: ClassVar[Mapping[str, Any]] = {}
     """Its own defaults for the run around it, nested as in a configuration file; weaker than a preset's."""
+
+    def why_no_choice(self) -> str:
+        """Why candidate actions cannot be judged by its Q; empty where they can."""
+        return "" if self.has_critic else f"{self.name} learns no Q"
 
     def sampling(self) -> dict[str, Any]:
         """How the offline data are drawn: options of `replay.sampler.make_sampler`; none draw uniformly."""

@@ -70,6 +70,11 @@ class IQLConfig(RegressionConfig):
         """Without V the target is Q of what the data did next."""
         return self.value == "none"
 
+    def why_no_choice(self) -> str:
+        if self.anti_exploration != "none":
+            return "algorithm.anti_exploration takes a bonus off Q that the exported graph does not have"
+        return super().why_no_choice()
+
     def rules(self) -> list[Rule]:
         return [
             *super().rules(),

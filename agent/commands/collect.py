@@ -25,6 +25,7 @@ from envs.experts.waypoint import WaypointConfig
 from envs.make import describe, make_env
 from envs.rollout import Step, rollout
 from envs.wrappers import FlatEnv
+from export.candidates import draw_noise
 from export.runner import PolicyRunner
 from replay.schema import StoreSpec
 from replay.store import Store
@@ -167,7 +168,7 @@ def make_policy(
             return runner.act, restart
 
         def sample(observation: np.ndarray) -> np.ndarray:
-            return runner.act(observation, rng.standard_normal(runner.action_size, dtype=np.float32))
+            return runner.act(observation, draw_noise(runner.contract, rng, 1)[0])
 
         return sample, restart
     return expert.act, expert.reset

@@ -1,6 +1,7 @@
 """Networks: trunks, actors, critics and novelty, initialised from an explicit torch.Generator."""
 
 from agent.networks.actors import Actor, DeterministicActor, GaussianActor, SquashedGaussianActor
+from agent.networks.candidates import CandidatePolicy
 from agent.networks.critics import EnsembleCritic, Subset
 from agent.networks.novelty import RND, ActionVAE, Novelty
 from agent.networks.quantiles import QuantileCritic
@@ -12,6 +13,7 @@ __all__ = [
     "RND",
     "ActionVAE",
     "Actor",
+    "CandidatePolicy",
     "DeterministicActor",
     "EnsembleCritic",
     "GaussianActor",

@@ -23,11 +23,18 @@ class Actor(nn.Module):
     stochastic: ClassVar[Stochastic]
     """Whether and how noise enters, for the contract."""
 
+    candidates: ClassVar[None] = None
+    """It has one action to give."""
+
     trunk: MLP
 
     @abstractmethod
     def raw(self, observation: Tensor, affine: Affine = affine_float32) -> Tensor:
         """Normalised observation [B, O] → pre-squash mean [B, A]."""
+
+    @abstractmethod
+    def propose(self, observation: Tensor, eps_BKA: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions [B, K, A] under standard normal noise, and `raw` [B, A], for a normalised observation [B, O]."""
 
     @abstractmethod
     def to_export(self) -> tuple[nn.Module, Tensor | None]:
@@ -76,6 +83,9 @@ class GaussianActor(Actor):
         """log σ as used by density and export alike. Shape [A]."""
         return self.log_std.clamp(self.LOG_STD_MIN, self.LOG_STD_MAX)
 
+    def propose(self, observation: Tensor, eps_BKA: Tensor) -> tuple[Tensor, Tensor]:
+        return _around(self.raw(observation), self.clamped_log_std(), eps_BKA)
+
     def to_export(self) -> tuple[nn.Module, Tensor | None]:
         return self.trunk, self.clamped_log_std()
 
@@ -110,6 +120,9 @@ class DeterministicActor(Actor):
     def raw(self, observation: Tensor, affine: Affine = affine_float32) -> Tensor:
         raw: Tensor = self.trunk(observation, affine)
         return raw
+
+    def propose(self, observation: Tensor, eps_BKA: Tensor) -> tuple[Tensor, Tensor]:
+        return _around(self.raw(observation), self.log_std, eps_BKA)
 
     def to_export(self) -> tuple[nn.Module, Tensor | None]:
         return self.trunk, self.log_std
@@ -155,5 +168,14 @@ class SquashedGaussianActor(Actor):
         before = torch.atanh(action.clamp(-self.DATA_EDGE, self.DATA_EDGE))
         return losses.squashed_gaussian_log_prob((before - mean) * torch.exp(-log_std), log_std, before)
 
+    def propose(self, observation: Tensor, eps_BKA: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = self.forward(observation)
+        return torch.tanh(mean.unsqueeze(1) + torch.exp(log_std).unsqueeze(1) * eps_BKA), mean
+
     def to_export(self) -> tuple[nn.Module, Tensor | None]:
         return self, None
+
+
+def _around(raw: Tensor, log_std: Tensor, eps_BKA: Tensor) -> tuple[Tensor, Tensor]:
+    """Clipped noise around tanh(raw), with log σ [A]."""
+    return (torch.tanh(raw).unsqueeze(1) + torch.exp(log_std) * eps_BKA).clamp(-1.0, 1.0), raw
