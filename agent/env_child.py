@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.process import die_with_parent, run_child
+from agent.process import die_with_parent, return_freed_memory, run_child
 from envs.errors import EnvError, EnvFault, one_line
 
 STEP, RESET = b"s", b"r"
@@ -96,7 +96,7 @@ class Exchange:
 
 def serve_environment(spec: EnvSpec, exchange: Exchange, channel: int) -> None:
     """Build the environment, then step and reset it on request until the collector leaves or a fault ends it."""
-    from envs.make import make_env
+    from envs.make import drop_model_sources, make_env
 
     try:
         env = make_env(spec.id, kwargs=spec.kwargs, max_episode_steps=spec.max_episode_steps)
@@ -109,6 +109,8 @@ def serve_environment(spec: EnvSpec, exchange: Exchange, channel: int) -> None:
     except EnvError as error:
         os.write(channel, REFUSED + one_line(error, 2000).encode())
         return
+    drop_model_sources()
+    return_freed_memory()
     os.write(channel, DONE)
     try:
         while request := os.read(channel, MESSAGE_BYTES):

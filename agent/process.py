@@ -50,6 +50,13 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def return_freed_memory() -> None:
+    """Give freed blocks back to the kernel now (glibc; other C libraries are left as they are)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def run_child(parent: str, body: Callable[[], None]) -> int:
     """Run `body` in a child process of the agent with pid `parent`; returns the exit code.
 

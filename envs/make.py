@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -50,6 +51,19 @@ def registered_ids() -> list[str]:
     """Every id that `make_env` can try."""
     _register_robotics()
     return list(gymnasium.registry)
+
+
+def drop_model_sources() -> None:
+    """Free what MuJoCo keeps of the models compiled so far, for building further ones: FrankaKitchen's 120 MB of 170.
+
+    Environments that stand are not touched; one that is built later reads its files again.
+    """
+    mujoco = sys.modules.get("mujoco")
+    if mujoco is None:
+        return
+    if hasattr(mujoco, "mj_clearCache"):  # decoded meshes and textures; since MuJoCo 3.3
+        mujoco.mj_clearCache(mujoco.mj_getCache())
+    mujoco.MjModel.from_xml_string("<mujoco/>")  # the last model's whole specification is kept until the next one's
 
 
 def make_env(env_id: str, *, kwargs: Mapping[str, Any] | None = None, max_episode_steps: int | None = None) -> FlatEnv:

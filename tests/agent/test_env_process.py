@@ -149,6 +149,21 @@ def test_no_environment_outlives_its_collector() -> None:
     assert ends(pid)
 
 
+def test_a_built_environment_keeps_its_model_but_not_the_sources_of_it(server: EnvServer) -> None:
+    kitchen = EnvSpec(
+        id="FrankaKitchen-v1", kwargs={}, max_episode_steps=None, observation_size=81, action_size=9, columns=()
+    )
+    env = EnvProcess(server, kitchen, deadline_seconds=60.0)
+    env.launch()
+    env.answer()
+    begin(env)
+    env.ask_step(np.zeros(9, np.float32))
+    env.answer()
+    status = Path(f"/proc/{env.pid}/status").read_text()
+    assert int(status.partition("VmRSS:")[2].split()[0]) < 160 * 1024  # kB; it would be 280 MB
+    env.close()
+
+
 def test_what_the_environment_does_wrong_arrives_as_its_own_fault(server: EnvServer) -> None:
     spec = EnvSpec(**{**json.loads(CART.to_bytes()), "id": "tests.faults.faulty_cart:BrokenCart-v0", "columns": ()})
     env = EnvProcess(server, spec, deadline_seconds=5.0)
