@@ -111,6 +111,7 @@ def export(
     *,
     promises: DevicePromises | None = None,
     int8: bool = False,
+    best_of_n: int = 0,
     episodes: int = 0,
     sign_key: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -118,7 +119,9 @@ def export(
     from agent.exporting import export_run
 
     key = None if sign_key is None else Path(sign_key)
-    return export_run(Path(run), Path(out), promises=promises, int8=int8, episodes=episodes, sign_key=key)
+    return export_run(
+        Path(run), Path(out), promises=promises, int8=int8, best_of_n=best_of_n, episodes=episodes, sign_key=key
+    )
 
 
 def verify(policy: str | Path, *, verify_key: str | Path | None = None) -> dict[str, Any]:

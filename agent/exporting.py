@@ -17,17 +17,19 @@ import numpy as np
 import torch
 
 from agent import algorithms, checkpoint
-from agent.algorithms.base import Algorithm
-from agent.errors import RunError
+from agent.algorithms.config import AlgorithmConfig
+from agent.errors import ConfigError, RunError
 from agent.evaluation import evaluate, evaluation_rng, make_matching_env
-from agent.exploration import Exploration
+from agent.exploration import Exploration, critic_of
 from agent.files import write_atomic
 from agent.lockstep import split_acting
+from agent.networks import Actor, CandidatePolicy
 from agent.policies import env_spec_of
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
 from agent.run_directory import RunDirectory
 from export.bundle import write_bundle
+from export.candidates import LARGEST_COUNT, Candidates
 from export.contract import Contract
 from export.onnx_writer import export_policy
 from export.quantize import dynamic_int8, weight_fp16
@@ -35,6 +37,8 @@ from export.runner import PolicyRunner
 from replay.store import Store
 
 REAL_OBSERVATIONS = 4096
+REFERENCE_BLOCK = 1024
+"""Observations that the reference runs at a time: one that chooses makes many rows of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +92,21 @@ def export_run(
     seed: int = 0,
     promises: DevicePromises | None = None,
     int8: bool = False,
+    best_of_n: int = 0,
     episodes: int = 0,
     sign_key: Path | None = None,
 ) -> dict[str, Any]:
     """Write the bundle `out` of run `path`'s newest checkpoint; returns what was compared and how it agreed.
 
-    `int8` adds that variant; `episodes` > 0 scores every variant in the run's environment; `sign_key` is an Ed25519
-    private key file. Raises ParityError when graph and network differ, RunError when there is no checkpoint; nothing
-    is left behind.
+    `int8` adds that variant; `best_of_n` makes the policy choose by Q, in the graph, between its mean and N − 1
+    actions under noise of `seed`, instead of acting by its mean (0); `episodes` > 0 scores every variant in the
+    run's environment; `sign_key` is an Ed25519 private key file. Raises ParityError when graph and network differ,
+    RunError when there is no checkpoint, ConfigError for a choice that cannot be; nothing is left behind.
     """
     run = RunDirectory(path)
     config = run.load_config()
+    if best_of_n:
+        check_choice(config.algorithm, best_of_n, int8=int8)
     store = Store.open(config.replay)
     saved = checkpoint.load_latest(
         run.checkpoints, on_fallback=lambda message: run.event("checkpoint_fallback", message)
@@ -116,37 +124,43 @@ def export_run(
     )
     tensors = Exploration(algorithm, config).load(split_acting(saved.tensors)[0])
     algorithm.load_state_dict({"tensors": tensors, "numbers": saved.state["numbers"]})
+    policy: Actor | CandidatePolicy = algorithm.actor
+    if best_of_n:
+        candidates = Candidates(count=best_of_n, seed=seed)
+        policy = CandidatePolicy(algorithm.actor, critic_of(algorithm), candidates, action_size=spec.action_size)
     contract = dataclasses.replace(
         make_contract(
-            spec, preparation, stochastic=algorithm.actor.stochastic,
+            spec, preparation, stochastic=policy.stochastic, candidates=policy.candidates,
             run=path.resolve().name, algorithm=algorithm.name, env=json.loads(run.env.read_text()),
         ),
-        policy_id=f"{path.resolve().name}-{algorithm.updates}",
+        policy_id=f"{path.resolve().name}-{algorithm.updates}" + (f"-best-of-{best_of_n}" if best_of_n else ""),
         policy_version=int(saved.state["policy_version"]),
         step=algorithm.updates,
     )  # fmt: skip
     contract = (promises or DevicePromises()).fill(contract)
-    network, log_std = algorithm.actor.to_export()
+    network, log_std = policy.to_export()
     model = export_policy(network, log_std=log_std, contract=contract)
     rng = np.random.default_rng(seed)
     latest = {record["label"]: record for record in run.evaluations()}
-    evaluation = latest.get("finetuned") or latest.get("pretrained")
-    policy = write_bundle(
+    # The run scored the mean action, not this choice.
+    evaluation = None if best_of_n else latest.get("finetuned") or latest.get("pretrained")
+    bundle = write_bundle(
         out,
         model,
-        reference=network_reference(algorithm, preparation),
+        reference=network_reference(policy, preparation),
         rng=rng,
         observations=real_observations(store, rng),
         evaluation=evaluation,
-        variants={"wfp16": weight_fp16(model), **({"int8": dynamic_int8(model)} if int8 else {})},
+        variants={} if best_of_n else smaller_variants(model, int8=int8),
         evaluate=scorer(contract, episodes, seed) if episodes else None,
         sign_key=sign_key,
     )
-    manifest = dict(policy.manifest or {})
+    manifest = dict(bundle.manifest or {})
     outcome = {
         "bundle": str(out),
         "policy": contract.policy_id,
         "step": algorithm.updates,
+        "best_of_n": best_of_n,
         "parity": manifest["variants"]["float32"]["parity"],
         "variants": manifest["variants"],
         "left_out": manifest["left_out"],
@@ -154,6 +168,24 @@ def export_run(
     }
     write_atomic(run.export, json.dumps({"time": time.time(), **outcome}).encode())
     return outcome
+
+
+def check_choice(config: AlgorithmConfig, best_of_n: int, *, int8: bool) -> None:
+    """Raise ConfigError unless a policy of `config` can be exported so that it chooses between so many candidates."""
+    if not 2 <= best_of_n <= LARGEST_COUNT:
+        raise ConfigError(f"--best-of-n is {best_of_n} but must be 0 or lie in 2 to {LARGEST_COUNT}")
+    if why := config.why_no_choice():
+        raise ConfigError(f"--best-of-n chooses by Q, but {why}: export the policy without it")
+    if int8:
+        raise ConfigError(
+            "--best-of-n and --quantize int8 exclude each other: rounded values choose other actions, by no error that "
+            "could be stated; leave one of them out"
+        )
+
+
+def smaller_variants(model: bytes, *, int8: bool) -> dict[str, bytes]:
+    """The forms that are tried beside float32, by name."""
+    return {"wfp16": weight_fp16(model), **({"int8": dynamic_int8(model)} if int8 else {})}
 
 
 def scorer(contract: Contract, episodes: int, seed: int) -> Callable[[PolicyRunner], Mapping[str, Any]]:
@@ -170,23 +202,33 @@ def scorer(contract: Contract, episodes: int, seed: int) -> Callable[[PolicyRunn
     return score
 
 
-def network_reference(algorithm: Algorithm[Any], preparation: Preparation) -> Any:
-    """The trained network as a function [N, O] → (action [N, A], raw [N, A]), written from its definition in torch.
+def network_reference(policy: Actor | CandidatePolicy, preparation: Preparation) -> Any:
+    """The trained policy as a function [N, O] → (action [N, A], raw [N, A]), written from its definition in torch.
 
-    Where its noise is squashed it also gives log σ [N, A].
+    Where its noise is squashed it also gives log σ [N, A]; one that chooses gives log σ and its candidates' q [N, K].
     """
     mean, std = torch.from_numpy(preparation.mean), torch.from_numpy(preparation.std)
     low, high = torch.from_numpy(preparation.action_low), torch.from_numpy(preparation.action_high)
+    policy.eval()
+
+    def outputs(normalized: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if isinstance(policy, CandidatePolicy):
+            unit, raw, q = policy(normalized)
+            return unit, raw, policy.actor.spread(normalized), q
+        raw = policy.raw(normalized)
+        return torch.tanh(raw), raw, *([policy.spread(normalized)] if policy.stochastic.squashed else [])
 
     def reference(observations: np.ndarray) -> tuple[np.ndarray, ...]:
+        parts = []
         with torch.no_grad():
-            normalized = (torch.from_numpy(observations) - mean) / std
-            if preparation.clip is not None:
-                normalized = normalized.clamp(-preparation.clip, preparation.clip)
-            given = algorithm.actor.eval()(normalized)
-            raw, *log_std = given if isinstance(given, tuple) else (given,)
-            action = torch.tanh(raw) * (high - low) / 2 + (high + low) / 2
-            return torch.clamp(action, low, high).numpy(), raw.numpy(), *(each.numpy() for each in log_std)
+            for at in range(0, len(observations), REFERENCE_BLOCK):
+                normalized = (torch.from_numpy(observations[at : at + REFERENCE_BLOCK]) - mean) / std
+                if preparation.clip is not None:
+                    normalized = normalized.clamp(-preparation.clip, preparation.clip)
+                unit, *others = outputs(normalized)
+                action = torch.clamp(unit * (high - low) / 2 + (high + low) / 2, low, high)
+                parts.append([each.numpy() for each in (action, *others)])
+        return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
 
     return reference
 

@@ -104,11 +104,10 @@ class Publisher:
         if self._probe is None:
             return
         runner = PolicyRunner(model)
-        actions, raw = runner.infer(self._probe)
+        chooses = runner.contract.candidates is not None
+        outputs = (runner.infer_candidates if chooses else runner.infer)(self._probe)
         # The clamp to the bounds turns an infinity into an action; the mean before it does not.
-        bad = ~(np.isfinite(actions) & np.isfinite(raw)).all(axis=1)
-        if runner.contract.candidates is not None:
-            bad |= ~np.isfinite(runner.candidate_values(self._probe)).all(axis=1)
+        bad = ~np.isfinite(np.concatenate(outputs, axis=1)).all(axis=1)
         if bad.any():
             raise PolicyRefusedError(
                 f"the policy after {step} updates gives NaN or infinity in {int(bad.sum())} of {len(bad)} observations "

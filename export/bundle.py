@@ -141,6 +141,7 @@ def model_card(contract: Contract, variants: Mapping[str, Mapping[str, Any]]) ->
         "",
         "Bounds are applied inside the graph. "
         + (f"Noise enters as the input `eps`: {contract.stochastic.form}." if contract.stochastic.eps else "No noise."),
+        *_choice(contract),
         *_memory(contract),
         "",
         "## Control",
@@ -176,6 +177,17 @@ def model_card(contract: Contract, variants: Mapping[str, Mapping[str, Any]]) ->
                 *(f"- {key}: {value}" for key, value in entry["evaluation"].items()),
             ]
     return "\n".join(lines) + "\n"
+
+
+def _choice(contract: Contract) -> list[str]:
+    candidates = contract.candidates
+    if candidates is None:
+        return []
+    return [
+        "",
+        f"Of {candidates.count} candidates, the actor's mean and actions under noise that is part of the graph (seed "
+        f"{candidates.seed}), the one that the critics in the graph value most: the same observation, the same action.",
+    ]
 
 
 def _memory(contract: Contract) -> list[str]:

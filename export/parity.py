@@ -12,6 +12,9 @@ thousandfold. Smaller variants are not held to it: their error is measured and s
 of the action's range, on ordinary observations. Beyond its limit `wfp16`, which is always tried, is left out of the
 bundle; `int8`, which was asked for, fails the export.
 
+Of a policy with candidates their values are compared, too, and its action with that of the best; where several are the
+best but for rounding, with the farthest of them (`near_ties` counts such observations).
+
 A recurrent policy is compared from states that its network reaches, each row on its own, and then along one sequence,
 whose rows are its golden outputs (`export.sequences`).
 
@@ -32,13 +35,13 @@ from typing import Any, cast
 import numpy as np
 
 from export.contract import FLOAT32, Contract
-from export.errors import ExportError, ParityError
+from export.errors import ContractError, ExportError, ParityError
 from export.golden import run_in_order
 from export.policy import MAX_BATCH, VARIANTS
 from export.runner import PolicyRunner
 from export.sequences import SEQUENCE_MARGIN, RecurrentReference, Reference, reachable_states, run_sequence
 from export.template import Template
-from export.tolerances import TOLERANCE, Arrays, noisy_action, noisy_tolerance, tolerances
+from export.tolerances import TOLERANCE, Arrays, candidate_cases, noisy_action, noisy_tolerance, tolerances
 
 LIMITS: Mapping[str, float] = {"wfp16": 2e-4, "int8": 0.1}
 OBSERVATIONS = 10_000
@@ -121,15 +124,19 @@ def make_cases(
 ) -> dict[str, np.ndarray]:
     """Observations with the trained network's outputs and how far from them the float32 export may be.
 
-    `reference` maps observations [N, O] float32 to (action [N, A], raw [N, A]), the mean action in environment units,
-    and where the noise is squashed to log_std [N, A] as well. `alone` are the rows to run one by one, all edge cases
-    among them; `ordinary` [N] bool those a robot would see. For a stochastic policy `eps`, `noisy` and
-    `noisy_tolerance` are noise and the action with it. A recurrent policy's reference maps
-    (observations [N, O], h [N, H]) to (action, raw, h_out [N, H]); its cases also have `h_in`, `h_out`, and under
-    `sequence.NAME` the outputs of the golden rows run in order. Raises ParityError when the network gives NaN.
+    `reference` maps observations [N, O] float32 to (action [N, A], raw [N, A]), the mean action in environment
+    units, and where the noise is squashed to log_std [N, A] as well. `alone` are the rows to run one by one, all
+    edge cases among them; `ordinary` [N] bool those a robot would see. For a stochastic policy `eps`, `noisy` and
+    `noisy_tolerance` are noise and the action with it. A recurrent policy's reference maps (observations [N, O], h
+    [N, H]) to (action, raw, h_out [N, H]); its cases also have `h_in`, `h_out`, and under `sequence.NAME` the
+    outputs of the golden rows run in order. A policy with candidates of its own noise has a reference that gives
+    (action, raw, log_std [N, A], q [N, K]), and what `candidate_cases` adds. Raises ParityError when the network
+    gives NaN.
     """
     template = Template.from_bytes(model)
     contract = template.contract
+    if contract.candidates is not None and contract.stochastic.eps:
+        raise ContractError("contract candidates have no seed: a bundle's noise is within its graph; give them one")
     inputs, ordinary = _observations(contract, rng, observations, OBSERVATIONS)
     recurrent = contract.recurrent
 
@@ -149,6 +156,8 @@ def make_cases(
         "raw": raw,
         **tolerances(outputs, contract),
     }
+    if contract.candidates is not None:
+        cases |= candidate_cases(template, outputs, cases)
     if contract.stochastic.eps:
         eps = rng.standard_normal(action.shape).astype(np.float32)
         eps[::2] = 0.0
@@ -196,7 +205,7 @@ def compare(runner: PolicyRunner, cases: Arrays) -> dict[str, Any]:
             shares.append(_check(inputs, outputs, expected, allowed, how))
         _check_sound(inputs, outputs, contract, f"{variant} run {how}")
         errors = {name: np.abs(outputs[name].astype(np.float64) - expected[name]) for name in outputs}
-        worst = {name: np.maximum(worst[name], errors[name].max(axis=0)) for name in outputs}
+        worst |= {name: np.maximum(worst.get(name, 0.0), errors[name].max(axis=0)) for name in outputs}
         within = errors["action"][cases["ordinary"][rows]] / span
         ordinary_error = max(ordinary_error, float(within.max(initial=0.0)))
     if contract.recurrent is not None:
@@ -210,7 +219,7 @@ def compare(runner: PolicyRunner, cases: Arrays) -> dict[str, Any]:
     report: dict[str, Any] = {
         "observations": len(everything),
         "one_by_one": len(everything) if one_by_one else len(cases["alone"]),
-        "largest_batch": 1 if one_by_one else len(everything),
+        "largest_batch": 1 if one_by_one else min(len(everything), _block(contract)),
         "ordinary": int(cases["ordinary"].sum()),
         "action_error": float(np.max(worst["action"] / span)),
         "action_error_ordinary": ordinary_error,
@@ -218,6 +227,8 @@ def compare(runner: PolicyRunner, cases: Arrays) -> dict[str, Any]:
         "raw_error": float(worst["raw"].max()),
         "raw_error_entries": worst["raw"].tolist(),
     }
+    if "near_ties" in cases:
+        report |= {"q_error": float(worst["q"].max()), "near_ties": int(cases["near_ties"].sum())}
     if contract.recurrent is not None:
         report |= {"sequence": len(cases["golden"]), "state_error": float(worst["h_out"].max())}
     return report | ({"tolerance": TOLERANCE, "share_of_tolerance": max(shares)} if shares else {})
@@ -293,7 +304,10 @@ def golden_of(cases: Arrays, reports: Mapping[str, Mapping[str, Any]]) -> dict[s
 def _outputs(
     runner: PolicyRunner, inputs: np.ndarray, states: np.ndarray | None, eps: np.ndarray | None, *, alone: bool
 ) -> dict[str, np.ndarray]:
-    """`action`, `raw` and of a recurrent policy `h_out`, as one batch or one by one through the bound buffers."""
+    """`action`, `raw`, of a recurrent policy `h_out`: as one batch or one by one through the bound buffers.
+
+    A batch of a policy with candidates, which makes many rows of each, goes in blocks and also gives `q`.
+    """
 
     def run(rows: Any) -> tuple[np.ndarray, ...]:
         noise = None if eps is None else eps[rows]
@@ -301,11 +315,22 @@ def _outputs(
             return runner.infer(inputs[rows], noise)
         return runner.infer_with_state(inputs[rows], states[rows], noise)
 
+    if not alone and runner.contract.candidates is not None:
+        block = _block(runner.contract)
+        parts = [runner.infer_candidates(inputs[at : at + block]) for at in range(0, len(inputs), block)]
+        return {
+            name: np.concatenate(p) for name, p in zip(("action", "raw", "q"), zip(*parts, strict=True), strict=True)
+        }
     if alone:
         outputs = tuple(np.stack(values) for values in zip(*(run(i) for i in range(len(inputs))), strict=True))
     else:
         outputs = run(slice(None))
     return dict(zip(("action", "raw", "h_out"), outputs, strict=False))
+
+
+def _block(contract: Contract) -> int:
+    """Observations of one run of the graph."""
+    return sys.maxsize if contract.candidates is None else max(1, OBSERVATIONS // contract.candidates.count)
 
 
 def _reference_outputs(
@@ -315,8 +340,10 @@ def _reference_outputs(
     if states is None or contract.recurrent is None:
         given = cast(Reference, reference)(inputs.copy())
         sizes = {"action": contract.action_size, "raw": contract.action_size}
-        if contract.stochastic.squashed:
+        if contract.stochastic.squashed or contract.candidates is not None:
             sizes["log_std"] = contract.action_size
+        if contract.candidates is not None:
+            sizes["q"] = contract.candidates.count
     else:
         given = cast(RecurrentReference, reference)(inputs.copy(), states.copy())
         sizes = {"action": contract.action_size, "raw": contract.action_size, "h_out": contract.recurrent.size}

@@ -77,6 +77,9 @@ def _graph_of(model: bytes) -> tuple[onnx.ModelProto, Contract]:
         raise ExportError(
             "a recurrent policy has no smaller variants, their error would grow in its state: ship float32"
         )
+    if contract.candidates is not None:
+        # Rounded values choose another candidate here and there, which moves the action by any amount.
+        raise ExportError("a policy that chooses between candidates has no smaller variants: ship float32")
     proto = onnx.load_from_string(model)
     del proto.metadata_props[:]
     return proto, contract

@@ -144,14 +144,17 @@ class PolicyRunner:
         action, raw, *_ = self._run_batch(observation, eps, None)
         return action, raw
 
-    def candidate_values(self, observation: np.ndarray, eps: np.ndarray | None = None) -> np.ndarray:
-        """Q [B, K] of the candidates that observations [B, O] under noise `eps` [B, E] or none lead to.
+    def infer_candidates(
+        self, observation: np.ndarray, eps: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(action [B, A], raw [B, A], q [B, K] of the candidates) for [B, O] under noise `eps` [B, E] or none.
 
         Raises ExportError as `act` does, and for a policy without candidates.
         """
         if self.contract.candidates is None:
             raise ExportError(f"{self.policy.source}: has no candidates whose values it could give; use infer")
-        return self._run_batch(observation, eps, None)[2]
+        action, raw, q = self._run_batch(observation, eps, None)
+        return action, raw, q
 
     def infer_with_state(
         self, observation: np.ndarray, h: np.ndarray, eps: np.ndarray | None = None

@@ -37,6 +37,10 @@ class Actor(nn.Module):
         """Actions [B, K, A] under standard normal noise, and `raw` [B, A], for a normalised observation [B, O]."""
 
     @abstractmethod
+    def spread(self, observation: Tensor) -> Tensor:
+        """log σ [B, A] of the noise, for a normalised observation [B, O]."""
+
+    @abstractmethod
     def to_export(self) -> tuple[nn.Module, Tensor | None]:
         """What `export.onnx_writer.export_policy` takes: the network, and log σ [A] where it is a weight of its own."""
 
@@ -86,6 +90,9 @@ class GaussianActor(Actor):
     def propose(self, observation: Tensor, eps_BKA: Tensor) -> tuple[Tensor, Tensor]:
         return _around(self.raw(observation), self.clamped_log_std(), eps_BKA)
 
+    def spread(self, observation: Tensor) -> Tensor:
+        return self.clamped_log_std().expand(observation.shape[0], -1)
+
     def to_export(self) -> tuple[nn.Module, Tensor | None]:
         return self.trunk, self.clamped_log_std()
 
@@ -123,6 +130,9 @@ class DeterministicActor(Actor):
 
     def propose(self, observation: Tensor, eps_BKA: Tensor) -> tuple[Tensor, Tensor]:
         return _around(self.raw(observation), self.log_std, eps_BKA)
+
+    def spread(self, observation: Tensor) -> Tensor:
+        return self.log_std.expand(observation.shape[0], -1)
 
     def to_export(self) -> tuple[nn.Module, Tensor | None]:
         return self.trunk, self.log_std
@@ -171,6 +181,9 @@ class SquashedGaussianActor(Actor):
     def propose(self, observation: Tensor, eps_BKA: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.forward(observation)
         return torch.tanh(mean.unsqueeze(1) + torch.exp(log_std).unsqueeze(1) * eps_BKA), mean
+
+    def spread(self, observation: Tensor) -> Tensor:
+        return self.forward(observation)[1]
 
     def to_export(self) -> tuple[nn.Module, Tensor | None]:
         return self, None

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from agent.exporting import DevicePromises
+from agent.exporting import DevicePromises, network_reference
+from agent.preparation import Preparation
 from export.errors import ContractError
+from export.onnx_writer import export_policy
+from export.runner import PolicyRunner
+from tests.agent.learners import ACTIONS, OBSERVATIONS, make_algorithm
+from tests.agent.test_publish import contract  # noqa: F401 - a fixture
 from tests.export.policies import ACT, make_contract
 
 NAMES = tuple(f"joint_{i}" for i in range(ACT))
@@ -47,3 +54,22 @@ def test_promises_fill_the_contract_and_nothing_else() -> None:
 def test_promises_that_cannot_be_kept_are_refused(promises: DevicePromises, named: str) -> None:
     with pytest.raises(ContractError, match=named):
         promises.fill(make_contract())
+
+
+@pytest.mark.parametrize("name", ["iql", "td3_bc", "sac"])
+def test_the_reference_of_the_gate_is_what_the_actor_publishes(name: str, contract: Any) -> None:  # noqa: F811
+    actor = make_algorithm(name).actor
+    network, log_std = actor.to_export()
+    whole = replace(contract, stochastic=actor.stochastic)
+    runner = PolicyRunner(export_policy(network, log_std=log_std, contract=whole))
+    preparation = Preparation(
+        mean=np.zeros(OBSERVATIONS, np.float32), std=np.ones(OBSERVATIONS, np.float32), clip=10.0, count=1,
+        action_low=-np.ones(ACTIONS, np.float32), action_high=np.ones(ACTIONS, np.float32),
+        reward_scale=1.0, reward_shift=0.0, discount=0.99,
+    )  # fmt: skip
+    observations = 3.0 * np.random.default_rng(0).standard_normal((3000, OBSERVATIONS), dtype=np.float32)
+    action, raw, *log_stds = network_reference(actor, preparation)(observations)
+    given = runner.infer(observations)
+    np.testing.assert_allclose(given[0], action, atol=1e-5)
+    np.testing.assert_allclose(given[1], raw, atol=1e-5)
+    assert [each.shape for each in log_stds] == ([(3000, ACTIONS)] if name == "sac" else [])

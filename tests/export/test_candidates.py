@@ -40,7 +40,7 @@ def test_the_graph_chooses_as_the_equations_do(exported: Exported) -> None:
     observations = parity_observations(exported.contract, rng, count=2000)
     eps = draw_noise(exported.contract, rng, len(observations))
     wanted, q, margin = by_hand(exported.policy, exported.contract, observations, eps)
-    given = exported.runner.candidate_values(observations, eps)
+    given = exported.runner.infer_candidates(observations, eps)[2]
     np.testing.assert_allclose(given, q, rtol=1e-4, atol=1e-4)
     clear = margin > 1e-3  # elsewhere float32 may see another one ahead
     assert clear.mean() > 0.8
@@ -117,7 +117,7 @@ def test_candidates_of_the_graph_itself_are_the_mean_and_the_seeds() -> None:
     action = runner.act(observations)
     np.testing.assert_array_equal(action, PolicyRunner(ours.model).act(observations))
     assert not np.array_equal(ours.policy.noise, make_policy(Candidates(count=8, seed=2)).noise)
-    q = runner.candidate_values(observations)
+    q = runner.infer_candidates(observations)[2]
     eps = np.tile(ours.policy.noise.numpy(), (300, 1))
     wanted, q_by_hand, margin = by_hand(ours.policy, ours.contract, observations, eps)
     np.testing.assert_allclose(q, q_by_hand, rtol=1e-4, atol=1e-4)

@@ -81,7 +81,7 @@ def test_a_task_goes_from_steps_to_an_exported_policy_that_acts_in_it(env_id: st
     assert Template.from_bytes(model).patch(iql.actor.exported_weights(), contract) == model
     runner = PolicyRunner(model)
     observation, _ = env.reset(seed=3)
-    reference = network_reference(iql, preparation)
+    reference = network_reference(iql.actor, preparation)
     for _ in range(5):
         action = runner.act(observation)
         np.testing.assert_allclose(action, reference(observation[None])[0][0], atol=2e-5)
