@@ -27,6 +27,7 @@ COLOURS = (FINETUNED, PRETRAINED, DEPLOYED, INK)
 LAST_SHARE = 0.1
 """Of the updates, over which a figure at the end is a mean: one batch's says little."""
 MOST_POINTS = 60
+ACROSS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Column:
     """In words."""
     logarithmic: bool = False
     """Whether to draw it on a logarithmic scale."""
+    level: float | None = None
+    """Where to draw a line to compare with."""
 
 
 @dataclass(frozen=True)
@@ -71,36 +74,36 @@ def read_curves(run: Path) -> Curves:
 
 
 def picture(
-    path: Path, asks: str, columns: Sequence[Column], plan: Sequence[Run], curves: Mapping[Path, Curves]
+    path: Path, asks: str, columns: Sequence[Column], runs: Sequence[Run], curves: Mapping[Path, Curves]
 ) -> None:
-    """A row of panels a dataset, a column a figure; lines are means over seeds in the band of all of them."""
-    tasks = list(dict.fromkeys(run.task for run in plan))
-    variants = list(dict.fromkeys(run.variant for run in plan))
+    """One dataset: a panel a figure; lines are means over seeds in the band of all of them."""
+    variants = list(dict.fromkeys(run.variant for run in runs))
+    rows = -(-len(columns) // ACROSS)
 
     def draw(figure: Any) -> None:
-        panels = figure.subplots(len(tasks), len(columns), squeeze=False, sharex=True)
-        for row, task in enumerate(tasks):
-            for place, column in enumerate(columns):
-                axes = panels[row][place]
-                for index, variant in enumerate(variants):
-                    runs = [run for run in plan if (run.task, run.variant) == (task, variant)]
-                    band(axes, [curves[run.config.out].over_updates(column.key) for run in runs], index)
-                axes.set_title(column.title if row == 0 else "")
-                if column.logarithmic:
-                    axes.set_yscale("log")
-                axes.set_xlim(0, None)
-                axes.xaxis.set_major_formatter(thousands)
-                axes.xaxis.get_major_locator().set_params(nbins=4)
-                if row == len(tasks) - 1:
-                    axes.set_xlabel("updates")
-            panels[row][0].set_ylabel(task.split("-", 1)[1].rsplit("-", 1)[0])
+        panels = figure.subplots(rows, ACROSS, squeeze=False, sharex=True).ravel()
+        for axes, column in zip(panels, columns, strict=False):
+            for index, variant in enumerate(variants):
+                own = [run.config.out for run in runs if run.variant == variant]
+                band(axes, [curves[out].over_updates(column.key) for out in own], index)
+            axes.set_title(column.title)
+            if column.level is not None:
+                axes.axhline(column.level, color=MUTED, linewidth=1.0)
+            if column.logarithmic:
+                axes.set_yscale("log")
+            axes.set_xlim(0, None)
+            axes.set_xlabel("updates")
+            axes.xaxis.set_major_formatter(thousands)
+            axes.xaxis.get_major_locator().set_params(nbins=4)
+        for axes in panels[len(columns) :]:
+            axes.set_visible(False)
         handles = [
-            panels[0][0].plot([], [], color=COLOURS[i % len(COLOURS)], linestyle=STYLES[i % len(STYLES)], label=v)[0]
+            panels[0].plot([], [], color=COLOURS[i % len(COLOURS)], linestyle=STYLES[i % len(STYLES)], label=v)[0]
             for i, v in enumerate(variants)
         ]
         figure.legend(handles=handles, loc="outside lower left", ncols=1, labelcolor=INK, handlelength=3.0)
 
-    size = (2.4 * len(columns) + 0.4, 1.8 * len(tasks) + 0.5 + 0.19 * len(variants))
+    size = (9.0, 2.1 * rows + 0.3 + 0.19 * len(variants))
     write_picture(path, size, f"{asks} Lines are means over seeds, bands reach from the lowest to the highest.", draw)
 
 
@@ -138,18 +141,18 @@ def chain_picture(path: Path, found: Sequence[Found]) -> None:
             for axes, key in ((left, "preferences"), (right, "values")):
                 x = [row.expectile for row in found if row.learner == name for _ in row.preferences]
                 y = [v for row in found if row.learner == name for v in getattr(row, key)]
-                axes.plot(x, y, linestyle="", marker=marker, color=colour, alpha=0.7, markeredgewidth=0,
-                          label=f"{name}, learnt (a dot a seed)")  # fmt: skip
+                axes.plot(x, y, linestyle="", marker=marker, color=colour, alpha=0.7, markeredgewidth=0)
+            left.plot([], [], linestyle="", marker=marker, color=colour, label=f"{name}, learnt (a mark a seed)")
         best = sum(0.99**k for k in range(STATES))
-        left.axhline(-0.5, color=MUTED, linewidth=1.0, linestyle=":", label="truth")
+        left.axhline(-0.5, color=MUTED, linewidth=1.0, linestyle=":", label="truth; best that a policy can reach")
         right.axhline(best, color=MUTED, linewidth=1.0, linestyle=":")
         left.set_title("Q(gamble) − Q(safe) at the start: above 0 luck wins")
         right.set_title("What the start is held to be worth")
         for axes in (left, right):
             axes.set_xlabel("τ")
-        figure.legend(loc="outside lower left", ncols=3, labelcolor=INK, handlelength=3.0)
+        figure.legend(loc="outside lower left", ncols=2, labelcolor=INK, handlelength=3.0)
 
-    words = "On a chain with known values IQL prefers the better action at every expectile, Q alone the lucky one."
+    words = "IQL prefers the better action at every expectile, Q alone from 0.7 on the lucky one."
     write_picture(path, (8.0, 3.4), words, draw)
 
 

@@ -1,7 +1,8 @@
 """IQL's ablations on real data: expectile, single critic, quantile critics, Q without V, D2RL, anti-exploration bonus.
 
-    python -m benchmarks.ablations [--data ../shared/data] [--only values critics quantiles lucky rank bonus chain]
-        [--datasets ...] [--seeds 3] [--updates N] [--out runs/ablations] [--figures docs/figures] [--json FILE]
+    python -m benchmarks.ablations [--only values critics lucky quantiles rank depth bonus chain] [--seeds 3]
+        [--data ../shared/data] [--datasets ...] [--updates N] [--out runs/ablations] [--figures docs/figures]
+        [--json FILE]
 
 Each question trains its variants on its datasets as `slipway compare` does; what is done is kept, so the same command
 resumes, and questions with the same setting share runs. Read from each run are its training lines, diagnostics and
@@ -15,7 +16,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,17 @@ from benchmarks.offline_scores import ingest
 
 DOOR, PEN, HOPPER = "dapg-door-human-v0", "dapg-pen-mixed-v0", "sac-hopper-medium-replay-v0"
 
-# Small networks, and targets that follow four times as fast as published: values that take 100 steps' rewards together
-# (γ 0.99) come near their fixed point within thousands of updates instead of tens of thousands.
-SMALL = {"hidden": [128, 128], "batch_size": 128, "target_rate": 0.02}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    # Targets follow four times as fast as published: what lies 100 steps ahead (γ 0.99) is then known after thousands
+    # of updates, not tens of thousands.
+    "small": {"hidden": [128, 128], "batch_size": 128, "target_rate": 0.02},
+    # Three times the published step size besides: values that overshoot do so within the runs.
+    "fast": {"hidden": [128, 128], "batch_size": 128, "target_rate": 0.02, "learning_rate": 1e-3},
+    # Layers as wide as published, for figures that are out of 256.
+    "wide": {"hidden": [256, 256], "batch_size": 128},
+    "deep": {"hidden": [256, 256, 256, 256], "batch_size": 128},
+}
+"""Hyper-parameters of all variants of a question, over the task's preset."""
 
 Q = Column(key="q_mean", title="Q of the data's actions, mean")
 Q_MAX = Column(key="q_max", title="Q, largest of a batch")
@@ -43,7 +52,7 @@ V = Column(key="v_mean", title="V, mean")
 ADVANTAGE = Column(key="advantage_mean", title="advantage, mean")
 SPREAD = Column(key="advantage_std", title="advantage, deviation")
 CLIPPED = Column(key="weight_clipped_share", title="weights at the clip, share")
-BIAS = Column(key="bias", title="Q minus return, mean")
+BIAS = Column(key="bias", title="Q minus the return that followed", level=0.0)
 GRADIENT = Column(key="grad_norm_critic", title="critics' gradient norm", logarithmic=True)
 Q_POLICY = Column(key="q_policy_mean", title="Q of the policy's actions")
 SRANK_ACTOR = Column(key="srank_actor", title="effective rank, actor")
@@ -65,8 +74,8 @@ class Question:
     """What the table and the picture show, beside the score."""
     updates: int = 6_000
     """Of each run."""
-    algorithm: Mapping[str, Any] = field(default_factory=lambda: SMALL)
-    """Hyper-parameters of all variants, over the task's preset."""
+    setting: str = "small"
+    """Of `SETTINGS`."""
 
 
 QUESTIONS = {
@@ -80,39 +89,52 @@ QUESTIONS = {
         asks="Where does a single critic overestimate, and does it diverge?",
         variants=("iql+expectile=0.9", "iql+expectile=0.9+critics=1"),
         datasets=(DOOR,),
-        columns=(Q, Q_MAX, BIAS, GRADIENT),
+        columns=(Q, Q_MAX, BIAS, V, SPREAD, GRADIENT),
         updates=15_000,
-    ),
-    "quantiles": Question(
-        asks="Are quantile critics steadier than scalar ones?",
-        variants=("iql", "iql+critic=quantile", "iql+critic=quantile+quantile_loss=squared"),
-        datasets=(DOOR,),
-        columns=(Q, Q_MAX, BIAS, GRADIENT),
+        setting="fast",
     ),
     "lucky": Question(
         asks="Does Q alone, without V, take luck for merit on data too?",
         variants=("iql+expectile=0.9", "iql+expectile=0.9+value=none"),
-        datasets=(PEN,),
-        columns=(Q, Q_MAX, BIAS, SPREAD),
+        datasets=(DOOR,),
+        columns=(Q, Q_MAX, BIAS),
+        updates=15_000,
+        setting="fast",
+    ),
+    "quantiles": Question(
+        asks="Are quantile critics steadier than scalar ones?",
+        variants=(
+            "iql+expectile=0.9", "iql+expectile=0.9+critic=quantile",
+            "iql+expectile=0.9+critic=quantile+quantile_loss=squared",
+        ),
+        datasets=(DOOR,),
+        columns=(Q, Q_MAX, BIAS, SPREAD, GRADIENT, SRANK_CRITIC),
+        setting="fast",
     ),
     "rank": Question(
         asks="Is the effective rank of D2RL's features above that of plain layers?",
-        variants=(
-            "iql+hidden=[256,256]", "iql+hidden=[256,256]+trunk=d2rl",
-            "iql+hidden=[256,256,256,256]", "iql+hidden=[256,256,256,256]+trunk=d2rl",
-        ),
+        variants=("iql", "iql+trunk=d2rl"),
         datasets=(DOOR,),
         columns=(SRANK_ACTOR, SRANK_CRITIC, DEAD_CRITIC),
         updates=2_000,
-        algorithm={"batch_size": 128},
+        setting="wide",
+    ),
+    "depth": Question(
+        asks="The same with four hidden layers, where plain ones lose rank",
+        variants=("iql", "iql+trunk=d2rl"),
+        datasets=(DOOR,),
+        columns=(SRANK_ACTOR, SRANK_CRITIC, DEAD_CRITIC),
+        updates=2_000,
+        setting="deep",
     ),
     "bonus": Question(
         asks="Does the anti-exploration bonus hold a policy that follows Q near the data?",
         variants=tuple(f"iql+policy=ddpg_bc+bc_weight=0.1{bonus}" for bonus in (
             "", "+anti_exploration=rnd+anti_exploration_scale=1.0", "+anti_exploration=cvae+anti_exploration_scale=1.0",
         )),
-        datasets=(PEN,),
-        columns=(Q, Q_POLICY, SRANK_ACTOR),
+        datasets=(DOOR,),
+        columns=(Q, Q_POLICY, BIAS),
+        updates=4_000,
     ),
 }  # fmt: skip
 
@@ -132,9 +154,10 @@ def main() -> None:
         finished = train_with_progress(runner, plan)
         curves = {run.config.out: read_curves(run.config.out) for run in plan}
         rows += report(name, question, plan, curves, failures=runner.failures)
-        drawn = [run for run in plan if curves[run.config.out].lines]
-        if drawn:
-            picture(args.figures / f"{name}.svg", question.asks, question.columns, drawn, curves)
+        for task in dict.fromkeys(run.task for run in plan):
+            drawn = [run for run in plan if run.task == task and curves[run.config.out].lines]
+            if drawn:
+                picture(args.figures / f"{name}-{short(task)}.svg", question.asks, question.columns, drawn, curves)
         if not finished:
             raise SystemExit("stopped: everything is saved; the same command goes on from here")
     if args.json:
@@ -163,8 +186,7 @@ def parse() -> argparse.Namespace:
 
 def folder_of(question: Question, args: argparse.Namespace) -> Path:
     """Where runs of this setting are, those of other questions with the same setting among them."""
-    size = "small" if question.algorithm is SMALL or question.algorithm == SMALL else "wide"
-    return Path(args.out) / f"{size}-{args.updates or question.updates}"
+    return Path(args.out) / f"{question.setting}-{args.updates or question.updates}"
 
 
 def plan_of(question: Question, args: argparse.Namespace) -> list[Run]:
@@ -178,8 +200,9 @@ def plan_of(question: Question, args: argparse.Namespace) -> list[Run]:
         "executor": "eager",
         "log_every": max(1, updates // 120),
         "diagnostics_every": max(1, updates // 12),
+        "checkpoint": {"every_updates": 1_000},
         "evaluation": {"final_episodes": args.episodes},
-        "algorithm": dict(question.algorithm),
+        "algorithm": dict(SETTINGS[question.setting]),
     }
     variants = [Variant.parse(text) for text in question.variants]
     return make_plan(stores, variants, seeds=args.seeds, out=folder_of(question, args), settings=settings)
@@ -200,7 +223,7 @@ def report(
             runs = [run for run in plan if (run.task, run.variant) == (task, variant)]
             figures = {"score": [score_of(run, unit_of(run)) for run in runs]}
             figures |= {c.key: [curves[run.config.out].at_the_end(c.key) for run in runs] for c in question.columns}
-            print(f"| {task} | `{variant}` | " + " | ".join(span(values) for values in figures.values()) + " |")
+            print(f"| {short(task)} | `{variant}` | " + " | ".join(span(values) for values in figures.values()) + " |")
             for run in runs:
                 if run.config.out in failures:
                     print(f"\nseed {run.seed} of `{variant}` failed: {failures[run.config.out]}\n")
@@ -210,6 +233,11 @@ def report(
                 for key, values in figures.items()
             ]  # fmt: skip
     return made
+
+
+def short(task: str) -> str:
+    """door-human of dapg-door-human-v0."""
+    return task.split("-", 1)[-1].rsplit("-", 1)[0]
 
 
 def plain(value: float) -> float | None:
@@ -223,8 +251,8 @@ def span(values: list[float]) -> str:
     if not known:
         return ""
     missing = len(values) - len(known)
-    ends = f" ({min(known):.4g} to {max(known):.4g})" if len(known) > 1 else ""
-    return f"{np.mean(known):.4g}{ends}" + (f", {missing} without" if missing else "")
+    ends = f" ({min(known):.3g} to {max(known):.3g})" if len(known) > 1 else ""
+    return f"{np.mean(known):.3g}{ends}" + (f", {missing} without" if missing else "")
 
 
 def hand_made_chain(args: argparse.Namespace) -> list[dict[str, Any]]:

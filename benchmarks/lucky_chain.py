@@ -24,7 +24,7 @@ STATES = 5
 PRIZE, CHANCE, SURE = 5.0, 0.1, 1.0
 ACTIONS = {"gamble": -1.0, "safe": 1.0}
 EXPECTILES = (0.5, 0.7, 0.9)
-UPDATES = 2_000
+UPDATES = 1_500
 ROWS = 64
 
 Value = Literal["network", "none"]

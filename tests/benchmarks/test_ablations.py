@@ -16,7 +16,7 @@ from agent.comparison.plan import Variant
 from agent.run_directory import RunDirectory
 from benchmarks import lucky_chain
 from benchmarks.ablation_figures import LIGHT, read_curves
-from benchmarks.ablations import QUESTIONS, SMALL, span
+from benchmarks.ablations import QUESTIONS, SETTINGS, span
 from tests.integration.command import ROOT
 
 # --- the chain --------------------------------------------------------------------------------------------------------
@@ -88,18 +88,18 @@ def test_one_question_is_trained_tabulated_and_drawn_and_the_same_command_trains
                "--json", tmp_path / "r.json"]  # fmt: skip
     first, second = (subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False) for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    table = [line for line in first.stdout.splitlines() if line.startswith("| local-maze-v0 |")]
+    table = [line for line in first.stdout.splitlines() if line.startswith("| maze |")]
     assert len(table) == 2 and all(f"`{v}`" in line for v, line in zip(QUESTIONS["lucky"].variants, table, strict=True))
-    assert [line for line in second.stdout.splitlines() if line.startswith("| local-maze-v0 |")] == table
+    assert [line for line in second.stdout.splitlines() if line.startswith("| maze |")] == table
     rows = {row["name"]: row for row in json.loads((tmp_path / "r.json").read_text())["rows"]}
     ours = rows["lucky_local-maze-v0_iql+expectile=0.9_q_mean"]
     assert len(ours["runs"]) == 1 and ours["value"] == ours["runs"][0] < 0, "a cost a step"
-    for line in read_curves(tmp_path / "out/small-100/local-maze-v0/iql+expectile=0.9/seed-0").lines[-1:]:
+    for line in read_curves(tmp_path / "out/fast-100/local-maze-v0/iql+expectile=0.9/seed-0").lines[-1:]:
         assert line["updates"] == 100
-    config = (tmp_path / "out/small-100/local-maze-v0/iql+expectile=0.9/seed-0/config.toml").read_text()
-    assert f"batch_size = {SMALL['batch_size']}" in config
+    config = (tmp_path / "out/fast-100/local-maze-v0/iql+expectile=0.9/seed-0/config.toml").read_text()
+    assert f"batch_size = {SETTINGS['fast']['batch_size']}" in config
 
-    drawing = (tmp_path / "figures" / "lucky.svg").read_text()
+    drawing = (tmp_path / "figures" / "lucky-maze.svg").read_text()
     assert "var(" not in drawing and LIGHT["--ink"] in drawing and len(drawing) < 150_000
     root = ElementTree.fromstring(drawing)
     words = " ".join(element.text or "" for element in root.iter() if element.tag.endswith("text"))
