@@ -100,13 +100,16 @@ class Board:
         with path.open("a+b") as file:
             file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
-        self._slots = np.frombuffer(self._map, dtype=np.int64)
-        self._collectors = self._slots[HEADER_SLOTS:counters].reshape(MAX_COLLECTORS, COLLECTOR_SLOTS)
-        self.staleness: np.ndarray = self._slots[counters:].reshape(MAX_COLLECTORS, staleness.BUCKETS)
+        slots = np.frombuffer(self._map, dtype=np.int64)
+        # The same memory: ten of its slots are read for each environment step, at a third of what NumPy takes.
+        self._slots = memoryview(self._map).cast("q")
+        self._collectors = slots[HEADER_SLOTS:counters].reshape(MAX_COLLECTORS, COLLECTOR_SLOTS)
+        self._steps = self._collectors[:, CollectorSlot.STEPS]
+        self.staleness: np.ndarray = slots[counters:].reshape(MAX_COLLECTORS, staleness.BUCKETS)
         """Counts of stored steps by age of their policy, int64 [MAX_COLLECTORS, BUCKETS]; a row for each collector."""
 
     def __getitem__(self, slot: Slot) -> int:
-        return int(self._slots[slot])
+        return self._slots[slot]
 
     def __setitem__(self, slot: Slot, value: int) -> None:
         self._slots[slot] = value
@@ -118,7 +121,7 @@ class Board:
 
     def online_steps(self) -> int:
         """Environment steps stored by all collectors, those of earlier starts included."""
-        return self.total(CollectorSlot.STEPS)
+        return int(np.add.reduce(self._steps))
 
     def total(self, slot: CollectorSlot) -> int:
         """Of a counter, over all collectors."""

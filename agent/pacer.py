@@ -23,16 +23,16 @@ class Pacer:
     def due(self) -> int:
         """How many of its environments may take a step now: all, none, or the last few of a phase."""
         board, online = self._board, self._config.online
-        steps = board.online_steps()
+        steps, phase = board.online_steps(), board[Slot.PHASE]
         left = self._config.online_steps - steps
         if left <= 0 or board[Slot.POLICY_VERSION] == 0:
             return 0
-        if board.phase == Phase.WARMUP:
+        if phase == Phase.WARMUP:
             return max(0, min(online.warmup_steps - steps, online.envs_per_collector))
         # The learner owns the base: it moves after a rollback.
         self._limiter.base_steps = board[Slot.LIMITER_STEPS]
         self._limiter.base_updates = board[Slot.LIMITER_UPDATES]
-        if board.phase != Phase.ONLINE or not self._limiter.may_collect(steps, board[Slot.ONLINE_UPDATES]):
+        if phase != Phase.ONLINE or not self._limiter.may_collect(steps, board[Slot.ONLINE_UPDATES]):
             return 0
         return 0 if self._stale() else min(left, online.envs_per_collector)
 
