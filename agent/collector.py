@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from agent.repeating import LocalEnv, RepeatingWriter
 
 COLLECTOR_BRANCH = 1_000
-PAUSE_SECONDS = 0.001
 STOP_SECONDS = 2.0
 """How long a stop waits for an environment that is in mid-step."""
 
@@ -253,7 +252,13 @@ class Collection:
 
 
 def collect(
-    collection: Collection, *, due: Callable[[], int], rhythm: Rhythm, stopping: Callable[[], bool], slots: np.ndarray
+    collection: Collection,
+    *,
+    due: Callable[[], int],
+    rhythm: Rhythm,
+    stopping: Callable[[], bool],
+    slots: np.ndarray,
+    pause_seconds: float = 0.001,
 ) -> None:
     """Round after round until told to stop; `due()` says in how many environments a step is due now."""
     while not stopping():
@@ -266,7 +271,7 @@ def collect(
         else:
             rhythm.pause()
             started = time.monotonic_ns()
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(pause_seconds)
             slots[CollectorSlot.WAIT_NS] += time.monotonic_ns() - started
     collection.cut()
 
@@ -352,9 +357,10 @@ def run_collector(run: RunDirectory, number: int) -> None:
             lanes, policy,
             on_fault=note, patiently=patiently, on_stored=measure, slots=slots, rng=rng, earlier_steps=earlier,
         )  # fmt: skip
+        pacer = Pacer(board, config, incidents, slots)
         collect(
-            collection, due=Pacer(board, config, incidents, slots).due, rhythm=Rhythm(config.online.rate, slots),
-            stopping=stopping, slots=slots,
+            collection, due=pacer.due, rhythm=Rhythm(config.online.rate, slots), stopping=stopping, slots=slots,
+            pause_seconds=pacer.pause_seconds,
         )  # fmt: skip
         incidents.flush()
 

@@ -34,6 +34,7 @@ from agent.finetuning import finetune
 from agent.lockstep import Lockstep, SavedWeights, split_acting
 from agent.monitoring import Monitor
 from agent.oversight import Oversight
+from agent.pacer import pause_seconds
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
 from agent.pretraining import pretrain
@@ -149,6 +150,7 @@ class Learner:
                         stopping=self.stopping,
                         waiting=self.waiting,
                         after_update=self.after_online_update,
+                        pause_seconds=pause_seconds(config.online.tolerance_steps),
                     )  # fmt: skip
                 else:
                     self.lockstep = stack.enter_context(Lockstep(self, self._lockstep_state, self._acting))

@@ -12,12 +12,23 @@ from agent.incidents import Incidents
 from replay.limiter import Limiter
 
 
+def pause_seconds(tolerance_steps: float) -> float:
+    """How long a side that is ahead stands still before it looks again.
+
+    Short against the time in which the other side uses the tolerance up, and no shorter: each look takes some 50 µs
+    from whoever computes on that core or its sibling.
+    """
+    return min(0.01, max(0.001, 1e-5 * tolerance_steps))
+
+
 class Pacer:
     """Holds a collector back while it is ahead of the update-to-data ratio, while the newest policy is too old, and
     when the run has all its steps."""
 
     def __init__(self, board: Board, config: TrainConfig, incidents: Incidents, slots: np.ndarray) -> None:
         self._board, self._config, self._incidents, self._slots = board, config, incidents, slots
+        self.pause_seconds = pause_seconds(config.online.tolerance_steps)
+        """Between two looks, while nothing is due."""
         self._limiter = Limiter(utd=config.online.utd, tolerance_steps=config.online.tolerance_steps)
 
     def due(self) -> int:
