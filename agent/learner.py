@@ -151,7 +151,7 @@ class Learner:
                         waiting=self.waiting,
                         after_update=self.after_online_update,
                         pause_seconds=pause_seconds(config.online.tolerance_steps),
-                    )  # fmt: skip
+                    ) and self.await_last_steps()  # fmt: skip
                 else:
                     self.lockstep = stack.enter_context(Lockstep(self, self._lockstep_state, self._acting))
                     self.show_limiter()
@@ -223,6 +223,17 @@ class Learner:
             board.beat()
             time.sleep(0.01)
         board[Slot.PHASE] = Phase.ONLINE
+
+    def await_last_steps(self) -> bool:
+        """Wait for the steps by which the updates are ahead, within the tolerance; False if asked to stop before."""
+        assert self.publication is not None
+        while self.board.online_steps() < self.config.online_steps:
+            if self.stopping():
+                return False
+            self.publication.maybe()  # collectors do not act with what is too old
+            time.sleep(0.01)
+            self.waiting(0.01)
+        return True
 
     def rebase_limiter(self, collected: int) -> None:
         """Count from the steps `collected` on, where they are past the warm-up.

@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from agent.board import CollectorSlot, Phase, Slot
-from agent.collector import COLLECTOR_BRANCH, Collection, Lane, intervention_of, stream_name
+from agent.collection import Collection, Lane
+from agent.collector import COLLECTOR_BRANCH, intervention_of, stream_name
 from agent.faults import FaultBudget
 from agent.feeding import Feed
 from agent.latest_policy import LatestPolicy

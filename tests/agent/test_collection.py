@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from agent.board import Board, CollectorSlot, Pause, Slot
-from agent.collector import Collection, Lane, collect, steps_of_idle_streams, stream_name
+from agent.collection import Collection, Lane, collect
+from agent.collector import steps_of_idle_streams, stream_name
 from agent.env_child import EnvSpec
 from agent.env_process import EnvHung, EnvProcess, EnvServer
 from agent.files import read_lines

@@ -12,7 +12,7 @@ import torch
 from gymnasium.spaces import Box
 
 from agent.board import Board, CollectorSlot
-from agent.collector import Collection, Lane, collect
+from agent.collection import Collection, Lane, collect
 from agent.latest_policy import LatestPolicy
 from agent.publish import Publisher
 from agent.repeating import LocalEnv
