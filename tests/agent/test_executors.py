@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from agent.executors.choose import Timing, choose, compare, key_of, read_cache, write_cache
 from agent.executors.compiled import Compiled
 from agent.executors.eager import Steppable, eager
+from agent.networks.trunks import GeneratorDropout
 from agent.transitions import Transitions
 from tests.agent.learners import digest, learn, make_algorithm, make_learner, random_transitions
 
@@ -81,6 +82,52 @@ def test_whoever_waits_is_told_while_a_compiler_works_also_for_a_later_part_of_t
     algorithm.executor = compiled
     learn(algorithm, np.random.default_rng(0), 2)
     assert entered == [0, 1]  # the values' graph, then the policy's
+
+
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return 2.0 * x
+
+
+def tripled(x: torch.Tensor) -> torch.Tensor:
+    return 3.0 * x
+
+
+class Settings:
+    """An update that reads one of each kind of thing that a learner's may."""
+
+    part = "all"
+
+    def __init__(self) -> None:
+        self.factor, self.function, self.table = 1.5, doubled, {"shift": 0.25}
+        self.penalty: torch.Tensor | None = None
+        self.dropout = GeneratorDropout(0.5, torch.Generator().manual_seed(0))
+        self.dropout.draw((32,), torch.zeros(()))
+
+    def step(self, batch: Transitions) -> dict[str, torch.Tensor]:
+        q = self.dropout(self.function(self.factor * batch.reward) + self.table["shift"])
+        return {"q": q if self.penalty is None else q - self.penalty}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda settings: setattr(settings, "factor", 2.5),
+        lambda settings: setattr(settings, "function", tripled),
+        lambda settings: settings.table.update(shift=-1.0),
+        lambda settings: setattr(settings, "penalty", torch.ones(32)),
+        lambda settings: settings.dropout.eval(),
+    ],
+    ids=["number", "function", "table", "tensor for none", "training flag"],
+)
+def test_a_compiled_update_notices_what_has_changed_since(change: Callable[[Settings], object]) -> None:
+    settings, compiled = Settings(), Compiled(not_expected)
+    batch = random_transitions(np.random.default_rng(0))
+    before = compiled(settings, batch)["q"]
+    torch.testing.assert_close(before, eager(settings, batch)["q"])
+    change(settings)
+    after = compiled(settings, batch)["q"]
+    torch.testing.assert_close(after, eager(settings, batch)["q"])
+    assert not torch.equal(before, after)
 
 
 def test_choosing_changes_nothing_of_the_learner(tmp_path: Path) -> None:
