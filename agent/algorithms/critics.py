@@ -14,7 +14,7 @@ from torch import Tensor
 from agent import losses
 from agent.adam import FusedAdam
 from agent.algorithms.base import Algorithm, move_targets
-from agent.networks import EnsembleCritic, Subset
+from agent.networks import EnsembleCritic, Members, Subset
 from agent.transitions import Transitions
 
 
@@ -56,9 +56,9 @@ class Critics:
         self._online_parameters: list[Tensor] = list(self.online.parameters())
         self._target_parameters: list[Tensor] = list(self.target.parameters())
 
-    def judge(self, observation_BO: Tensor, action_BA: Tensor) -> Tensor:
-        """Q_i(s, a) [N, B], with a gradient."""
-        q_NB: Tensor = self.online(observation_BO, action_BA, self._algorithm.affine)
+    def judge(self, observation_BO: Tensor, action_BA: Tensor, members: Members = None) -> Tensor:
+        """Q_i(s, a) [N, B] of those members, with a gradient."""
+        q_NB: Tensor = self.online(observation_BO, action_BA, self._algorithm.affine, members=members)
         return q_NB
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ One update on one batch (s, a, r, s', terminated), with target critics Q̂ and t
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from agent.adam import FusedAdam
 from agent.algorithms.base import Algorithm, move_targets
 from agent.algorithms.critics import Critics
 from agent.algorithms.td3_config import TD3Config
-from agent.networks import DeterministicActor
+from agent.networks import DeterministicActor, Members
 from agent.transitions import Transitions
 
 C = TypeVar("C", bound=TD3Config)
@@ -30,6 +30,8 @@ class TD3(Algorithm[C]):
     """Deterministic policy, its target, critics with theirs. A subclass says what keeps it near the data."""
 
     actor: DeterministicActor
+    policy_judges: ClassVar[Members] = None
+    """The critics that the policy's loss asks."""
 
     def __init__(self, config: C, **arguments: Any) -> None:
         super().__init__(config, **arguments)
@@ -53,7 +55,7 @@ class TD3(Algorithm[C]):
 
     @abstractmethod
     def policy_loss(self, batch: Transitions, action_BA: Tensor, q_NB: Tensor) -> Tensor:
-        """L_π of the policy's actions [B, A], which the critics think worth q [N, B]."""
+        """L_π of the policy's actions [B, A], which `policy_judges` think worth q [N, B]."""
 
     def next_penalty(self, batch: Transitions, next_action_BA: Tensor) -> Tensor | float:
         """What leaving the data's next action costs the target, [B]."""
@@ -79,7 +81,7 @@ class TD3(Algorithm[C]):
         if self.part == "critics":
             return learned
         action_BA = self.actor(batch.observation, self.affine)
-        q_NB = self.critics.judge(batch.observation, action_BA)
+        q_NB = self.critics.judge(batch.observation, action_BA, self.policy_judges)
         actor_loss = self.policy_loss(batch, action_BA, q_NB)
         self.optimizers["actor"].minimize(actor_loss, self.rate)
         with torch.no_grad():

@@ -19,6 +19,7 @@ class TD3BC(TD3[TD3BCConfig]):
     """TD3 with behaviour cloning in the policy's loss."""
 
     name = "td3_bc"
+    policy_judges = slice(1)
 
     def policy_loss(self, batch: Transitions, action_BA: Tensor, q_NB: Tensor) -> Tensor:
         imitation = (action_BA - batch.action).square().mean()

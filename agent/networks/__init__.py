@@ -2,7 +2,7 @@
 
 from agent.networks.actors import Actor, DeterministicActor, GaussianActor, SquashedGaussianActor
 from agent.networks.candidates import CandidatePolicy
-from agent.networks.critics import EnsembleCritic, Subset
+from agent.networks.critics import EnsembleCritic, Members, Subset
 from agent.networks.novelty import RND, ActionVAE, Novelty
 from agent.networks.quantiles import QuantileCritic
 from agent.networks.scales import LearnedScale
@@ -18,6 +18,7 @@ __all__ = [
     "EnsembleCritic",
     "GaussianActor",
     "LearnedScale",
+    "Members",
     "Novelty",
     "QuantileCritic",
     "SquashedGaussianActor",

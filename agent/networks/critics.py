@@ -13,6 +13,9 @@ from torch.nn import functional
 from agent.networks.products import Affine, affine_float32, affine_joined
 from agent.networks.trunks import GeneratorDropout
 
+Members = Tensor | slice | None
+"""Which of an ensemble: indices [M] int64, a slice, or all."""
+
 
 class EnsembleCritic(nn.Module):
     """Q_i(s, a) for i = 1..N. Weights are [N, in, out]; members never share anything but the input.
@@ -68,12 +71,12 @@ class EnsembleCritic(nn.Module):
         affine: Affine = affine_float32,
         *,
         masked: bool = False,
-        members: Tensor | None = None,
+        members: Members = None,
     ) -> Tensor:
         """[B, O], [B, A] → [N, B]. `affine` maps hidden layer to hidden layer, as in `MLP.forward`.
 
-        `masked` applies the dropout masks drawn last; without it there is no dropout. `members` [M] int64 asks those
-        critics alone, [M, B], at their cost alone.
+        `masked` applies the dropout masks drawn last; without it there is no dropout. `members` (indices [M] int64,
+        or a slice) asks those critics alone, [M, B], at their cost alone.
         """
         features = self.features(observation, action, affine, masked=masked, found=[], members=members)
         return self.head(features, members)
@@ -84,9 +87,9 @@ class EnsembleCritic(nn.Module):
         self.features(observation, action, affine_float32, masked=False, found=found)
         return found
 
-    def head(self, features: Tensor, members: Tensor | None = None) -> Tensor:
+    def head(self, features: Tensor, members: Members = None) -> Tensor:
         """The last layer: [N, B, width] → [N, B]."""
-        weight, bias = _of(self.weights[-1], members), _of(self.biases[-1], members)
+        weight, bias = chosen(self.weights[-1], members), chosen(self.biases[-1], members)
         return affine_float32(features, weight, bias).squeeze(-1)
 
     def features(
@@ -97,19 +100,19 @@ class EnsembleCritic(nn.Module):
         *,
         masked: bool,
         found: list[Tensor],
-        members: Tensor | None = None,
+        members: Members = None,
     ) -> Tensor:
         """What `head` takes; `found` gets what `activations` gives."""
-        count = len(self.weights[0] if members is None else members)
+        count = len(members) if isinstance(members, Tensor) else len(chosen(self.weights[0], members))
         x = inputs = torch.cat([observation, action], dim=-1).expand(count, -1, -1)
         for index in range(len(self.weights) - 1):
-            weight, bias = _of(self.weights[index], members), _of(self.biases[index], members)
+            weight, bias = chosen(self.weights[index], members), chosen(self.biases[index], members)
             if index > 0 and self.dense:
                 x = affine_joined(x, inputs, weight, bias, affine)
             else:
                 x = (affine if index > 0 else affine_float32)(x, weight, bias)
             if self.layer_norm:
-                scale, shift = _of(self.scales[index], members), _of(self.shifts[index], members)
+                scale, shift = chosen(self.scales[index], members), chosen(self.shifts[index], members)
                 x = functional.layer_norm(x, x.shape[-1:]) * scale + shift
             x = functional.relu(x)
             found.append(x)
@@ -118,9 +121,11 @@ class EnsembleCritic(nn.Module):
         return x
 
 
-def _of(stack: Tensor, members: Tensor | None) -> Tensor:
-    """The named members of a stack [N, ...], or all."""
-    return stack if members is None else stack.index_select(0, members)
+def chosen(stack: Tensor, members: Members) -> Tensor:
+    """The named members of a stack [N, ...], or all; a view where they are a slice."""
+    if members is None:
+        return stack
+    return stack[members] if isinstance(members, slice) else stack.index_select(0, members)
 
 
 class Subset:

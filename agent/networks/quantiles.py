@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agent.networks.critics import EnsembleCritic
+from agent.networks.critics import EnsembleCritic, Members, chosen
 from agent.networks.products import Affine, affine_float32
 
 COSINES = 64
@@ -48,12 +48,10 @@ class QuantileCritic(EnsembleCritic):
 
     even: Tensor
 
-    def head(self, features: Tensor, members: Tensor | None = None) -> Tensor:
+    def head(self, features: Tensor, members: Members = None) -> Tensor:
         """[N, B, F] → the mean of the distribution [N, B]."""
         weight, bias = (self._embed(self.even) * self.weights[-1].mT).mean(dim=1, keepdim=True).mT, self.biases[-1]
-        if members is not None:
-            weight, bias = weight.index_select(0, members), bias.index_select(0, members)
-        return affine_float32(features, weight, bias).squeeze(-1)
+        return affine_float32(features, chosen(weight, members), chosen(bias, members)).squeeze(-1)
 
     def quantiles(
         self,
