@@ -28,14 +28,27 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("swap", ["episode", "step"])
-def test_versions_beside_the_rows_change_where_online_swap_says(place: Path, swap: str) -> None:
+@pytest.fixture(scope="module", params=["episode", "step"])
+def swapped(place: Path, request: pytest.FixtureRequest) -> tuple[str, Path]:
+    """A finished run with each value of `online.swap`."""
+    swap: str = request.param
     said = outcome(
         "train", "--replay", "data.zarr", "--env", ENV, "--out", swap, "--online.swap", swap, *SMALL, cwd=place,
         extra=EXTRA,
     )  # fmt: skip
     assert said["finished"] is True
-    store = Store.open(place / swap / "replay.zarr")
+    return swap, place / swap
+
+
+def test_a_run_whose_updates_are_ahead_waits_for_its_last_steps(swapped: tuple[str, Path]) -> None:
+    # The rate holds the steps back; the tolerance lets all the updates through before.
+    status = json.loads((swapped[1] / "status.json").read_text())
+    assert (status["online_steps"], status["online_updates"]) == (600, 540)
+
+
+def test_versions_beside_the_rows_change_where_online_swap_says(swapped: tuple[str, Path]) -> None:
+    swap, run = swapped
+    store = Store.open(run / "replay.zarr")
     reader = store.reader()
     ((name, head),) = reader.heads.items()
     versions = reader.meta(name, 0, head)[:, 0]
@@ -44,4 +57,4 @@ def test_versions_beside_the_rows_change_where_online_swap_says(place: Path, swa
     assert changed.sum() > 5
     assert bool(began[changed].all()) == (swap == "episode")
     assert (np.diff(versions) >= 0).all()
-    assert json.loads((place / swap / "status.json").read_text())["collectors"][0]["policy_version"] == versions[-1]
+    assert json.loads((run / "status.json").read_text())["collectors"][0]["policy_version"] == versions[-1]
