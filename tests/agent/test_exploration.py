@@ -140,7 +140,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exploration")
 
 
-@pytest.fixture(scope="module", params=EXPLORATIONS)
+@pytest.fixture(scope="module", params=[pytest.param("best_of_n", marks=pytest.mark.full), "expansion"])
 def undisturbed(request: pytest.FixtureRequest, place: Path) -> Any:
     run = started(place, request.param, exploration=request.param, candidates=4)
     assert live(run)

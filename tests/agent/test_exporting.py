@@ -56,7 +56,7 @@ def test_promises_that_cannot_be_kept_are_refused(promises: DevicePromises, name
         promises.fill(make_contract())
 
 
-@pytest.mark.parametrize("name", ["iql", "td3_bc", "sac"])
+@pytest.mark.parametrize("name", ["td3_bc", *(pytest.param(name, marks=pytest.mark.full) for name in ("iql", "sac"))])
 def test_the_reference_of_the_gate_is_what_the_actor_publishes(name: str, contract: Any) -> None:  # noqa: F811
     actor = make_algorithm(name).actor
     network, log_std = actor.to_export()
