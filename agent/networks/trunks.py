@@ -77,12 +77,12 @@ class MLP(nn.Module):
 
     def draw_masks(self, rows: int) -> None:
         """Draw what dropout needs for one pass over a batch of `rows`."""
-        width, weight = 0, next(self.parameters())
+        width = 0
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 width = layer.out_features
             elif isinstance(layer, GeneratorDropout):
-                layer.draw((rows, width), weight)
+                layer.draw((rows, width), next(self.parameters()))
 
     def forward(self, x: Tensor, affine: Affine = affine_float32) -> Tensor:
         """[B, inputs] → [B, outputs]. `affine` maps hidden layer to hidden layer; the first and last are exact.
