@@ -112,14 +112,21 @@ class Collection:
         self.begin_episodes(lanes)
         return True
 
-    def begin_episodes(self, lanes: Sequence[Lane]) -> list[Lane]:
-        """Build and reset where that is due, all at the same time; the lanes that can act."""
-        if all(lane.in_episode for lane in lanes):
-            return list(lanes)
+    def build(self) -> None:
+        """Have all environments at hand, before the first step is due."""
+        self._build(self._lanes)
+
+    def _build(self, lanes: Sequence[Lane]) -> None:
         for lane in (unbuilt := [lane for lane in lanes if not lane.built]):
             lane.env.launch()
         for lane in unbuilt:
             lane.built = self._answered(lane)
+
+    def begin_episodes(self, lanes: Sequence[Lane]) -> list[Lane]:
+        """Build and reset where that is due, all at the same time; the lanes that can act."""
+        if all(lane.in_episode for lane in lanes):
+            return list(lanes)
+        self._build(lanes)
         for lane in (waiting := [lane for lane in lanes if lane.built and not lane.in_episode]):
             lane.env.ask_reset(int(self._rng.integers(2**31)))
         for lane in waiting:
@@ -237,6 +244,8 @@ def collect(
     pause_seconds: float = 0.001,
 ) -> None:
     """Round after round until told to stop; `due()` says in how many environments a step is due now."""
+    slots[CollectorSlot.BEAT] = time.monotonic_ns()
+    collection.build()
     while not stopping():
         slots[CollectorSlot.BEAT] = time.monotonic_ns()
         if size := due():

@@ -45,11 +45,12 @@ class Evaluations:
         version = board[Slot.POLICY_VERSION]
         if version == 0 or board.phase < Phase.WARMUP:
             return
-        steps = board.online_steps()
-        if ("pretrained", 0) not in self._evaluated:
+        steps, planned = board.online_steps(), self._config.online_steps
+        # Its imports would keep the first steps waiting.
+        stepping = final or not (planned and self._config.online.collectors) or steps > 0
+        if ("pretrained", 0) not in self._evaluated and stepping:
             # The first version is the pretrained policy, also where this starts late or again after a stop.
             self._start("pretrained", 0, published_versions(self._run.policies)[0], config.final_episodes)
-        planned = self._config.online_steps
         if final and planned and ("finetuned", planned) not in self._evaluated:
             self._start("finetuned", planned, version, config.final_episodes)
         if config.every_steps and not final and board.phase == Phase.ONLINE and not self.running:

@@ -119,8 +119,8 @@ class Learner:
                 largest_reward=self.prepare.largest_reward,
             ):  # fmt: skip
                 self.log.event(kind, message)
-        self.execution.choose(to_come=config.pretrain_steps + self.last_online_update() - self.algorithm.updates)
-        if self.algorithm.updates < config.pretrain_steps:
+        if pretraining := self.algorithm.updates < config.pretrain_steps:
+            self.choose_executor()
             board[Slot.PHASE] = Phase.PRETRAIN
             with self.feeding(self.offline) as feed:
                 finished = pretrain(
@@ -138,7 +138,10 @@ class Learner:
             with contextlib.ExitStack() as stack:
                 if config.online.collectors:
                     self.oversight.begin(online_updates=self.online_updates(), online_steps=board.online_steps())
-                    self.switch_to_online()
+                    self.open_to_collectors()
+                    if not pretraining:
+                        self.choose_executor()  # may measure and compile, while the warm-up is collected
+                    self.await_warmup()
                     feed = stack.enter_context(self.feeding(self.mixed_sampler(), follow=self.online_reader.refresh))
                     finished = finetune(
                         self.algorithm, feed,
@@ -153,6 +156,8 @@ class Learner:
                         pause_seconds=pause_seconds(config.online.tolerance_steps),
                     ) and self.await_last_steps()  # fmt: skip
                 else:
+                    if not pretraining:
+                        self.choose_executor()
                     self.lockstep = stack.enter_context(Lockstep(self, self._lockstep_state, self._acting))
                     self.show_limiter()
                     feed = stack.enter_context(self.feeding(self.mixed_sampler(), ahead=0))
@@ -167,6 +172,10 @@ class Learner:
                 return False
         board[Slot.PHASE] = Phase.DONE
         return True
+
+    def choose_executor(self) -> None:
+        """Settle how the updates to come are executed."""
+        self.execution.choose(to_come=self.config.pretrain_steps + self.last_online_update() - self.algorithm.updates)
 
     def start_publishing(self) -> Publication:
         """Publish the present policy, and hand over what goes on publishing; evaluations are looked at beside it."""
@@ -209,17 +218,21 @@ class Learner:
         steps_left = self.config.online_steps - self.limiter.base_steps
         return self.limiter.base_updates + max(0, round(self.config.online.utd * steps_left))
 
-    def switch_to_online(self) -> None:
-        """Collect `warmup_steps` with the pretrained policy and no updates, then open the online stream to sampling.
+    def open_to_collectors(self) -> None:
+        """Let collectors step, for now with the pretrained policy.
 
         Targets, optimisers and normaliser go on as they are; only the actor's cosine schedule has ended.
         """
-        board, config = self.board, self.config
+        board = self.board
         # The board is a hint that a power loss may take back; the streams' commits are not.
         collected = max(board.online_steps(), Store.open(self.run.replay).num_steps)
         self.rebase_limiter(collected)
         board[Slot.PHASE] = Phase.WARMUP
-        while not self.stopping() and board.online_steps() < config.online.warmup_steps:
+
+    def await_warmup(self) -> None:
+        """Wait, without updates, until `warmup_steps` are collected, then open the online stream to sampling."""
+        board = self.board
+        while not self.stopping() and board.online_steps() < self.config.online.warmup_steps:
             board.beat()
             time.sleep(0.01)
         board[Slot.PHASE] = Phase.ONLINE

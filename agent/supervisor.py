@@ -34,8 +34,9 @@ POLL_SECONDS = 0.05
 class Supervisor:
     """Runs one training to its end, or to a requested stop.
 
-    Ordering: the learner publishes a first version before the phase turns to warm-up; collectors start at warm-up;
-    STOP is set before any child is waited for; the final evaluation starts after the learner's last publication.
+    Ordering: the learner publishes a first version before the phase turns to warm-up; collectors may start before it
+    but step only from then on; STOP is set before any child is waited for; the final evaluation starts after the
+    learner's last publication.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Supervisor:
         board[Slot.LEARNER_BEAT] = time.monotonic_ns()
         board[Slot.LEARNER_DEATHS] = board[Slot.SCORE_WANTED] = board[Slot.SCORE_ENDED] = 0
         board.staleness[:] = 0
+        # With nothing left to pretrain, collectors import and build while the learner does.
+        early = self._saved_updates() >= self.config.pretrain_steps and board.online_steps() < self.config.online_steps
         try:
             self.learner.start()
             while not self.stopping():
                 done = self.watch_learner()
-                if board.phase in (Phase.WARMUP, Phase.ONLINE):
+                if early or board.phase in (Phase.WARMUP, Phase.ONLINE):
                     self.keep_collectors()
                 self.evaluations.keep(final=done)
                 self.write_status()
@@ -98,9 +101,12 @@ class Supervisor:
 
     def _learner_progress(self) -> int:
         """What would outlive the learner: saved updates, and the steps of a warm-up, which only waits for them."""
-        saved = checkpoint.complete(self.run.checkpoints)
         warmed_up = min(self.board.online_steps(), self.config.online.warmup_steps)
-        return warmed_up + (int(saved[-1].name) if saved else 0)
+        return warmed_up + self._saved_updates()
+
+    def _saved_updates(self) -> int:
+        saved = checkpoint.complete(self.run.checkpoints)
+        return int(saved[-1].name) if saved else 0
 
     def keep_collectors(self) -> None:
         """Start missing collectors, restart crashed ones, kill those that hang in their environment."""
