@@ -17,7 +17,7 @@ from agent.board import Board, Slot
 from agent.errors import AgentError, DivergenceError
 from agent.files import SwappedFile
 from export.contract import Contract
-from export.policy import write_policy
+from export.policy import Policy, write_policy
 from export.runner import PolicyRunner
 from export.template import Template
 
@@ -69,8 +69,9 @@ class Publisher:
         self._latest = SwappedFile(folder / "LATEST")
         self._template = template
         self._contract = contract
+        self._there = published_versions(folder)
         # Past whatever a crashed or rolled back run had already handed to collectors.
-        self.version = max([version, *published_versions(folder)])
+        self.version = max([version, *self._there])
 
     def publish(self, weights: Mapping[str, np.ndarray], *, step: int) -> Path:
         """Publish `weights` as the next version.
@@ -91,19 +92,20 @@ class Publisher:
         )
         path = policy_path(self._folder, version)
         model = self._template.patch(weights, contract)
-        self._try_out(model, step)
+        self._try_out(Policy(source=path.name, model=model, contract=contract), step)
         write_policy(path, model)
         self._latest.write(path.name.encode())
         self.version = version
         self._board[Slot.PUBLISHED_NS] = time.monotonic_ns()
         self._board[Slot.POLICY_VERSION] = version
+        self._there.append(version)
         self._prune()
         return path
 
-    def _try_out(self, model: bytes, step: int) -> None:
+    def _try_out(self, policy: Policy, step: int) -> None:
         if self._probe is None:
             return
-        runner = PolicyRunner(model)
+        runner = PolicyRunner(policy)
         chooses = runner.contract.candidates is not None
         outputs = (runner.infer_candidates if chooses else runner.infer)(self._probe)
         # The clamp to the bounds turns an infinity into an action; the mean before it does not.
@@ -115,9 +117,8 @@ class Publisher:
             )
 
     def _prune(self) -> None:
-        versions = published_versions(self._folder)
         # The first version is the pretrained policy, kept for comparison.
-        for version in versions[1:-KEEP]:
-            path = policy_path(self._folder, version)
+        while len(self._there) > 1 + KEEP:
+            path = policy_path(self._folder, self._there.pop(1))
             path.with_name(path.name + ".sha256").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
