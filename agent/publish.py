@@ -18,7 +18,7 @@ from agent.errors import AgentError, DivergenceError
 from agent.files import SwappedFile
 from export.contract import Contract
 from export.policy import Policy, write_policy
-from export.runner import PolicyRunner
+from export.session import run_once
 from export.template import Template
 
 KEEP = 20
@@ -105,9 +105,7 @@ class Publisher:
     def _try_out(self, policy: Policy, step: int) -> None:
         if self._probe is None:
             return
-        runner = PolicyRunner(policy)
-        chooses = runner.contract.candidates is not None
-        outputs = (runner.infer_candidates if chooses else runner.infer)(self._probe)
+        outputs = run_once(policy, self._probe)
         # The clamp to the bounds turns an infinity into an action; the mean before it does not.
         bad = ~np.isfinite(np.concatenate(outputs, axis=1)).all(axis=1)
         if bad.any():

@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from export.errors import ExportError, IntegrityError
+from export.errors import ExportError
 from export.golden import check_golden
 from export.matching import check_expected
 from export.policy import MAX_BATCH, Policy, read_policy
+from export.session import ORT_ERRORS, open_session
 from export.state import HiddenState, check_state_input
 
 F32 = np.float32
@@ -52,12 +52,6 @@ class Flag(enum.IntFlag):
 
 FAULT = int(
     Flag.STALE | Flag.BACKWARDS | Flag.SHAPE | Flag.RANGE | Flag.RUN | Flag.NOT_FINITE | Flag.BOUNDS | Flag.FROZEN,
-)
-# onnxruntime's errors share no base but Exception.
-ORT_ERRORS: tuple[type[Exception], ...] = (
-    RuntimeError,
-    ValueError,
-    *(error for error in vars(ort_state).values() if isinstance(error, type) and issubclass(error, Exception)),
 )
 _CLOCK_SLACK_S = 1e-3  # a time stamp may be this far in the future: clocks of two processes are read at two moments
 
@@ -113,7 +107,7 @@ class PolicyRunner:
         self.max_batch = MAX_BATCH.get(policy.variant)
         if expect is not None:
             check_expected(policy.contract.to_dict(), expect, where=policy.source)
-        self._session = _open_session(policy)
+        self._session = open_session(policy)
         self._bind()
         self._prepare_guard()
         self.infer(np.zeros(self.observation_size, F32))  # warm-up: the first run allocates
@@ -415,21 +409,6 @@ class PolicyRunner:
                 f"{self.policy.source}: eps has shape {list(eps.shape)}, "
                 + (f"{list(shape)} is needed" if self.stochastic else "but this policy is deterministic; pass None")
             )
-
-
-def _open_session(policy: Policy) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    for kind in ("intra_op", "inter_op"):
-        options.add_session_config_entry(f"session.{kind}.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(policy.model, options, providers=["CPUExecutionProvider"])
-    except ORT_ERRORS as error:
-        raise IntegrityError(
-            f"{policy.source}: onnxruntime cannot open it ({error}); export the policy again"
-        ) from error
 
 
 def _is_numbers(observation: Any) -> bool:
