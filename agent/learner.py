@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from agent import algorithms
+from agent.batches import Batches
 from agent.board import Board, Phase, Slot
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import TrainConfig
@@ -40,13 +41,12 @@ from agent.preparation import Preparation
 from agent.pretraining import pretrain
 from agent.process import StopSignal, keep_freed_memory, run_child
 from agent.publication import Publication, probe_of
+from agent.ratio import Ratio
 from agent.resume import library_versions, load_for
 from agent.run_directory import RunDirectory
-from agent.seeds import SEED_DIAGNOSTICS, SEED_NETWORKS, SEED_OFFLINE, SEED_ONLINE, generator_of, seed_of
+from agent.seeds import SEED_DIAGNOSTICS, SEED_NETWORKS, generator_of, seed_of
 from agent.training_log import TrainingLog
 from agent.transitions import Preparer
-from replay.limiter import Limiter
-from replay.sampler import MixedSampler, PooledSampler
 from replay.statistics import reward_range
 from replay.store import Store
 
@@ -73,22 +73,11 @@ class Learner:
         )
         self.execution = Execution(run, board, self.algorithm, config)
         self.exploration = Exploration(self.algorithm, config)
-        self.offline = self.store.sampler(
-            config.algorithm.batch_size,
-            rng=generator_of(config.seed, SEED_OFFLINE),
-            returns_to_go=self.prepare.returns_to_go(),
-            **config.algorithm.sampling(),
-        )
-        self.mixed: MixedSampler | None = None
-        self.limiter = Limiter(
-            utd=config.online.utd,
-            tolerance_steps=config.online.tolerance_steps,
-            base_steps=config.online.warmup_steps,
-        )
+        self.batches = Batches(run, config, self.store, self.prepare)
         self.publication: Publication | None = None
         self._saved_version = 0
-        self._online_state: dict[str, Any] | None = None
         self.log = TrainingLog(run, weight_clip=self.algorithm.weight_clip())
+        self.ratio = Ratio(config, board, self.algorithm, self.log)
         self.monitor = Monitor(
             config, board, self.algorithm, self.log, execution=self.execution,
             diagnostics=Diagnostics(self.store, self.prepare, generator_of(config.seed, SEED_DIAGNOSTICS)),
@@ -104,10 +93,6 @@ class Learner:
         self._result: dict[str, Tensor] = {}
         self.blocked_ms = 0.0
 
-    def online_updates(self) -> int:
-        """Gradient steps since the switch."""
-        return max(0, self.algorithm.updates - self.config.pretrain_steps)
-
     # --- the two phases -------------------------------------------------------------------------------------------
 
     def train(self) -> bool:
@@ -122,7 +107,7 @@ class Learner:
         if pretraining := self.algorithm.updates < config.pretrain_steps:
             self.choose_executor()
             board[Slot.PHASE] = Phase.PRETRAIN
-            with self.feeding(self.offline) as feed:
+            with self.feeding(self.batches.offline) as feed:
                 finished = pretrain(
                     self.algorithm, feed,
                     steps=config.pretrain_steps, stopping=self.stopping, after_update=self.after_offline_update,
@@ -137,18 +122,20 @@ class Learner:
         if config.online_steps:
             with contextlib.ExitStack() as stack:
                 if config.online.collectors:
-                    self.oversight.begin(online_updates=self.online_updates(), online_steps=board.online_steps())
+                    self.oversight.begin(online_updates=self.ratio.online_updates(), online_steps=board.online_steps())
                     self.open_to_collectors()
                     if not pretraining:
                         self.choose_executor()  # may measure and compile, while the warm-up is collected
                     self.await_warmup()
-                    feed = stack.enter_context(self.feeding(self.mixed_sampler(), follow=self.online_reader.refresh))
+                    feed = stack.enter_context(
+                        self.feeding(self.batches.mix(), follow=self.batches.online_reader.refresh)
+                    )
                     finished = finetune(
                         self.algorithm, feed,
-                        limiter=self.limiter,
+                        limiter=self.ratio.limiter,
                         collected_steps=board.online_steps,
                         first_update=config.pretrain_steps,
-                        last_update=config.pretrain_steps + self.last_online_update(),
+                        last_update=config.pretrain_steps + self.ratio.last_update(),
                         publication=self.publication,
                         stopping=self.stopping,
                         waiting=self.waiting,
@@ -159,8 +146,8 @@ class Learner:
                     if not pretraining:
                         self.choose_executor()
                     self.lockstep = stack.enter_context(Lockstep(self, self._lockstep_state, self._acting))
-                    self.show_limiter()
-                    feed = stack.enter_context(self.feeding(self.mixed_sampler(), ahead=0))
+                    self.ratio.show()
+                    feed = stack.enter_context(self.feeding(self.batches.mix(), ahead=0))
                     finished = self.lockstep.train(feed)
                 if finished:
                     # First the version, so that the checkpoint, and what is exported from it, bears the evaluated
@@ -175,7 +162,7 @@ class Learner:
 
     def choose_executor(self) -> None:
         """Settle how the updates to come are executed."""
-        self.execution.choose(to_come=self.config.pretrain_steps + self.last_online_update() - self.algorithm.updates)
+        self.execution.choose(to_come=self.config.pretrain_steps + self.ratio.last_update() - self.algorithm.updates)
 
     def start_publishing(self) -> Publication:
         """Publish the present policy, and hand over what goes on publishing; evaluations are looked at beside it."""
@@ -193,7 +180,7 @@ class Learner:
             publication = Publication(
                 self.run, self.config, self.board, self.algorithm, self.log,
                 policy=policy, contract=contract, version=self._saved_version,
-                probe=probe_of(self.offline.reader, self.store.spec.observation_size),
+                probe=probe_of(self.batches.offline.reader, self.store.spec.observation_size),
                 beside=lambda: self.oversight.look(
                     online_steps=self.board.online_steps(), save=self.save, publish=publication.publish
                 ),
@@ -213,11 +200,6 @@ class Learner:
             finally:
                 self.feed = None
 
-    def last_online_update(self) -> int:
-        """Online updates at the end of the run: the ratio times the steps left since the limiter's base."""
-        steps_left = self.config.online_steps - self.limiter.base_steps
-        return self.limiter.base_updates + max(0, round(self.config.online.utd * steps_left))
-
     def open_to_collectors(self) -> None:
         """Let collectors step, for now with the pretrained policy.
 
@@ -226,7 +208,7 @@ class Learner:
         board = self.board
         # The board is a hint that a power loss may take back; the streams' commits are not.
         collected = max(board.online_steps(), Store.open(self.run.replay).num_steps)
-        self.rebase_limiter(collected)
+        self.ratio.rebase(collected)
         board[Slot.PHASE] = Phase.WARMUP
 
     def await_warmup(self) -> None:
@@ -248,41 +230,6 @@ class Learner:
             self.waiting(0.01)
         return True
 
-    def rebase_limiter(self, collected: int) -> None:
-        """Count from the steps `collected` on, where they are past the warm-up.
-
-        Updates lost since the checkpoint (pretraining's too) are forgiven, not made up for in a burst.
-        """
-        if collected > self.limiter.base_steps:
-            forgiven = self.limiter.rebase(collected, self.online_updates())
-            self.log.event("limiter_rebased", f"forgave a deficit of {forgiven:.0f} updates", deficit=forgiven)
-        self.show_limiter()
-
-    def show_limiter(self) -> None:
-        """Put on the board where the limiter counts from."""
-        board = self.board
-        board[Slot.LIMITER_STEPS], board[Slot.LIMITER_UPDATES] = self.limiter.base_steps, self.limiter.base_updates
-        board[Slot.ONLINE_UPDATES] = self.online_updates()
-
-    def mixed_sampler(self) -> MixedSampler:
-        """Offline and online rows in fixed shares of every batch."""
-        size = self.config.algorithm.batch_size
-        offline_rows = round(size * self.config.online.offline_fraction)
-        online = Store.open(self.run.replay).sampler(
-            max(1, size - offline_rows),
-            rng=generator_of(self.config.seed, SEED_ONLINE),
-            returns_to_go=self.prepare.returns_to_go(),
-        )
-        self.online_reader = online.reader
-        offline = self.offline
-        if self.config.online.intervention:
-            offline = PooledSampler(self.offline, self.online_reader, "intervention")
-        mixed = MixedSampler([(offline, offline_rows), (online, size - offline_rows)])
-        if self._online_state is not None:
-            mixed.load_state_dict(self._online_state)
-        self.mixed = mixed
-        return mixed
-
     # --- after every update ---------------------------------------------------------------------------------------
 
     def after_offline_update(self, result: dict[str, Tensor]) -> None:
@@ -292,8 +239,7 @@ class Learner:
 
     def after_online_update(self, result: dict[str, Tensor]) -> None:
         """Heartbeat, log and checkpoint of the online phase."""
-        updates = self.online_updates()
-        self.board[Slot.ONLINE_UPDATES] = updates
+        self.board[Slot.ONLINE_UPDATES] = self.ratio.online_updates()
         self._after_update(result, "online")
 
     def _after_update(self, result: dict[str, Tensor], phase: str) -> None:
@@ -330,7 +276,6 @@ class Learner:
         state = self.algorithm.state_dict()
         check_finite(state["tensors"], updates=updates, checkpoints=self.run.checkpoints)
         assert self.feed is not None
-        drawn = self.feed.state_dict()
         self.writer.submit(
             updates,
             {
@@ -341,9 +286,8 @@ class Learner:
             {
                 "algorithm": self.algorithm.name,
                 "numbers": state["numbers"],
-                "offline_sampler": drawn if self.mixed is None else drawn["parts"][0],
-                "mixed_sampler": self._online_state if self.mixed is None else drawn,
-                "limiter": self.limiter.state_dict(),
+                **self.batches.state_dict(self.feed),
+                "limiter": self.ratio.limiter.state_dict(),
                 "lockstep": self.lockstep.state_dict() if self.lockstep else self._lockstep_state,
                 "policy_version": self.publication.version if self.publication else self._saved_version,
                 "layout_fingerprint": self.store.spec.layout_fingerprint,
@@ -371,7 +315,7 @@ class Learner:
         """Continue from the newest loadable checkpoint; False where there is none."""
         saved = load_for(self.run, self.store.spec, self.config.replay)
         if saved is None or "largest_reward" not in saved.state:
-            self.prepare.note_rewards(*reward_range(self.offline.reader))
+            self.prepare.note_rewards(*reward_range(self.batches.offline.reader))
         if saved is None:
             return False
         state = saved.state
@@ -380,13 +324,10 @@ class Learner:
         tensors, self._acting = split_acting(saved.tensors)
         tensors = self.exploration.load(tensors)
         self.algorithm.load_state_dict({"tensors": tensors, "numbers": state["numbers"]})
-        self._online_state = state["mixed_sampler"]
-        if self._online_state is None:
-            self.offline.load_state_dict(state["offline_sampler"])
+        if self.batches.load_state_dict(state):
+            self.ratio.limiter.load_state_dict(state["limiter"])
         self._lockstep_state = state.get("lockstep")
         self._saved_version = int(state["policy_version"])
-        if self._online_state is not None:
-            self.limiter.load_state_dict(state["limiter"])
         self.execution.resume(state.get("execution"))
         if "guard" in state:
             self.oversight.guard.load_state_dict(state["guard"])

@@ -113,7 +113,9 @@ class Lockstep:
         self._show_phase()
         if self._learner.config.guards_in_turns():
             self._learner.oversight.begin(
-                online_updates=self._learner.online_updates(), online_steps=self._writer.steps, scored=self._scored
+                online_updates=self._learner.ratio.online_updates(),
+                online_steps=self._writer.steps,
+                scored=self._scored,
             )
         while (due := self._update_due()) or self._writer.steps < self._learner.config.online_steps:
             if self._learner.stopping():
@@ -161,16 +163,16 @@ class Lockstep:
         return next(records, None)
 
     def _update_due(self) -> bool:
-        learner, steps, updates = self._learner, self._writer.steps, self._learner.online_updates()
-        if updates >= learner.last_online_update():
+        learner, steps, updates = self._learner, self._writer.steps, self._learner.ratio.online_updates()
+        if updates >= learner.ratio.last_update():
             return False
-        return learner.limiter.deficit(steps, updates) >= 1.0 or steps >= learner.config.online_steps
+        return learner.ratio.limiter.deficit(steps, updates) >= 1.0 or steps >= learner.config.online_steps
 
     def _update(self, feed: Feed) -> None:
         learner = self._learner
-        learner.online_reader.refresh(self.heads)
+        learner.batches.online_reader.refresh(self.heads)
         result = learner.algorithm.update(feed.next())
-        if learner.online_updates() % learner.config.online.publish_updates == 0:
+        if learner.ratio.online_updates() % learner.config.online.publish_updates == 0:
             self._publish(self._publication.weights())
         learner.after_online_update(result)
 
@@ -231,7 +233,7 @@ class Lockstep:
     def _resume(self) -> None:
         """Stand where the checkpoint was taken, or at the beginning; or at the stream's end if that cannot be."""
         learner, saved = self._learner, self._saved
-        if saved is None and learner.online_updates():
+        if saved is None and learner.ratio.online_updates():
             return self._give_up("the checkpoint was taken with collectors")
         if saved is not None:
             load_generator(self._rng, saved["generator"])
@@ -281,7 +283,7 @@ class Lockstep:
             np.random.SeedSequence([learner.config.seed, COLLECTOR_BRANCH, self._writer.steps])
         ).bit_generator.state
         learner.run.event("lockstep_differs", f"{why}: goes on from the stream's end, not bit-exactly")
-        learner.rebase_limiter(self._writer.steps)
+        learner.ratio.rebase(self._writer.steps)
         self._collection.count()
 
 

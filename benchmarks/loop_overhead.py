@@ -69,7 +69,7 @@ def measure(place: Path, name: str, ahead: int, updates: int) -> dict[str, Any]:
     learner.algorithm.update = timed  # type: ignore[method-assign]
     learner.log.open()
     started = time.perf_counter()
-    with learner.feeding(learner.offline) as feed:
+    with learner.feeding(learner.batches.offline) as feed:
         while learner.algorithm.updates < updates:
             learner.after_offline_update(learner.algorithm.update(feed.next()))
         seconds = time.perf_counter() - started

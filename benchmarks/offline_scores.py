@@ -81,7 +81,7 @@ def main() -> None:
         "pretrain_steps": args.steps,
         "evaluation": {"final_episodes": args.episodes},
     }
-    variants = [Variant.parse(text) for text in args.algorithms.split(",")]
+    variants = Variant.parse_all(args.algorithms)
     plan = make_plan(stores, variants, seeds=args.seeds, out=args.out / str(args.steps), settings=settings)
     runner = Runner(plan, out=args.out / str(args.steps), cores=args.cores)
     train_with_progress(runner, plan)

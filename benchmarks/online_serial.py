@@ -66,8 +66,9 @@ def main(path: Path) -> None:
 
         for _ in range(FIRST_STEPS):
             step()
-        inline = Feed(learner.mixed_sampler(), learner.prepare, ahead=0, follow=learner.online_reader.refresh)
-        ahead = Feed(learner.mixed_sampler(), learner.prepare, ahead=AHEAD, follow=learner.online_reader.refresh)
+        batches = learner.batches
+        inline = Feed(batches.mix(), learner.prepare, ahead=0, follow=batches.online_reader.refresh)
+        ahead = Feed(batches.mix(), learner.prepare, ahead=AHEAD, follow=batches.online_reader.refresh)
         with inline, ahead:
             algorithm = learner.algorithm
             serve(

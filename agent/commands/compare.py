@@ -61,7 +61,7 @@ class Args:
 def run(args: Args) -> int:
     """Train, sum up, print; 2 where a run has failed."""
     check(args)
-    variants = [Variant.parse(text) for text in args.algorithms.split(",")]
+    variants = Variant.parse_all(args.algorithms)
     plan = make_plan(
         args.replay, variants, seeds=args.seeds, out=args.out, env=args.env, settings=settings_of(args)
     )  # fmt: skip

@@ -44,6 +44,11 @@ class Variant:
                 ) from error
         return cls(label=text.strip(), name=name, settings=settings)
 
+    @classmethod
+    def parse_all(cls, text: str) -> list[Variant]:
+        """Several, separated by commas; those within brackets belong to a value (`iql+hidden=[64,64],bc`)."""
+        return [cls.parse(each) for each in re.split(r",(?![^\[]*\])", text)]
+
 
 def literal(text: str) -> Any:
     """A TOML value; a bare word is a string."""

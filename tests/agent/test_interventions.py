@@ -47,8 +47,8 @@ def test_steps_are_stored_as_executed_and_flagged(corrected: RunDirectory) -> No
 def test_interventions_are_sampled_into_both_halves(corrected: RunDirectory) -> None:
     learner = Learner(corrected, corrected.load_config(), Board(corrected.board), lambda: False)
     assert learner.restore()
-    mixed = learner.mixed_sampler()
-    learner.online_reader.refresh()
+    mixed = learner.batches.mix()
+    learner.batches.online_reader.refresh()
     size = learner.config.algorithm.batch_size
     counts = np.zeros(2)
     with Feed(mixed, learner.prepare, ahead=0):

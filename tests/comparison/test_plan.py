@@ -32,6 +32,12 @@ def test_a_variant_is_a_name_and_toml_values() -> None:
     }  # fmt: skip
 
 
+def test_commas_within_a_list_do_not_end_a_variant() -> None:
+    variants = Variant.parse_all("bc,iql+hidden=[64, 64]+critics=1, td3_bc")
+    assert [variant.name for variant in variants] == ["bc", "iql", "td3_bc"]
+    assert variants[1].settings == {"hidden": [64, 64], "critics": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("iqk", "did you mean 'iql'"), ("iql+expectile", "no setting"), ("iql+expectile=[", "no setting")],
