@@ -67,7 +67,9 @@ class IQL(Regression[IQLConfig]):
         return self.config.weight_clip
 
     def actor_learning_rate(self) -> float:
-        """Cosine from the base rate to zero over the offline extraction; constant at the base rate once online."""
+        """Cosine from the base rate to zero over the offline extraction; constant once online."""
+        if self.updates >= self.offline_steps:
+            return self.config.learning_rate * self.config.actor_online_rate
         return self.offline_cosine(self._first_extraction())
 
     def _first_extraction(self) -> int:

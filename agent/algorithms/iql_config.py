@@ -36,6 +36,8 @@ class IQLConfig(RegressionConfig):
     actor_average: float = 0.0
     """κ: publish a moving average of the actor's weights that follows them with this rate while online; offline, and
     with 0, the weights themselves."""
+    actor_online_rate: float = 1.0
+    """The actor's step size while online, as a share of learning_rate, > 0."""
     target_rate: float = 0.005
     """α of the target critics' moving average, in (0, 1]."""
     value: Literal["network", "none"] = "network"
@@ -82,6 +84,7 @@ class IQLConfig(RegressionConfig):
             ("beta", self.beta >= 0.0, "must be 0 or more"),
             ("weight_clip", self.weight_clip > 0.0, "must be positive"),
             ("target_rate", 0.0 < self.target_rate <= 1.0, "must lie in (0, 1]"),
+            ("actor_online_rate", self.actor_online_rate > 0.0, "must be positive"),
             ("actor_average", 0.0 <= self.actor_average <= 1.0, "must lie in [0, 1]"),
             ("bc_weight", self.bc_weight >= 0.0, "must be 0 or more"),
             ("blend_updates", self.blend_updates >= 1, "must be 1 or more"),
