@@ -153,9 +153,10 @@ class Memory:
         for pid in pids:
             if now - self._born.setdefault(pid, now) < WARM_SECONDS or (not learner and module_of(pid) == LEARNER):
                 continue
-            with contextlib.suppress(OSError, ValueError):
-                kib = int(Path(f"/proc/{pid}/status").read_text().partition("RssAnon:")[2].split()[0])
-                self._samples.setdefault(module_of(pid), []).append((now, kib / 1024))
+            with contextlib.suppress(OSError):
+                _, there, rest = Path(f"/proc/{pid}/status").read_text().partition("RssAnon:")
+                if there:  # one that has died and waits for its parent has no memory any more
+                    self._samples.setdefault(module_of(pid), []).append((now, int(rest.split()[0]) / 1024))
 
     def medians(self, began: float, ended: float) -> dict[str, tuple[float, float]]:
         """MiB by kind in the second quarter of the time and in the last."""

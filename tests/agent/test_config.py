@@ -57,6 +57,7 @@ UNUSUAL = TrainConfig(
         discount=0.999999999999999,
         target_rate=1.0,
         actor_average=0.5,
+        actor_online_rate=0.7,
         learning_rate=3e-7,
         batch_size=1,
         hidden=(1, 2, 3),

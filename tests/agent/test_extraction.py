@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from agent.algorithms.iql import IQL
@@ -43,13 +44,14 @@ def test_values_are_those_of_concurrent_extraction_bit_for_bit() -> None:
     assert not torch.equal(after.actor.trunk.layers[0].weight, concurrent.actor.trunk.layers[0].weight)
 
 
-def test_the_actors_schedule_spans_the_extraction() -> None:
-    algorithm = make_learner(offline_steps=10, extraction="after")
+@pytest.mark.parametrize("online", [1.0, 0.1])
+def test_the_actors_schedule_spans_the_extraction_and_is_its_share_of_the_rate_once_online(online: float) -> None:
+    algorithm = make_learner(offline_steps=10, extraction="after", actor_online_rate=online)
     rates = []
     for updates in range(5, 12):
         algorithm.updates = updates
         rates.append(algorithm.actor_learning_rate() / algorithm.config.learning_rate)
-    expected = [0.5 * (1 + np.cos(np.pi * k / 5)) for k in range(5)] + [1.0, 1.0]
+    expected = [0.5 * (1 + np.cos(np.pi * k / 5)) for k in range(5)] + [online, online]
     np.testing.assert_allclose(rates, expected)
 
 
