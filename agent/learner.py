@@ -294,7 +294,7 @@ class Learner:
                 "versions": library_versions(),
                 "execution": self.execution.state_dict(),
                 "largest_reward": self.prepare.largest_reward,
-                "guard": self.oversight.guard.state_dict(),
+                "guard": self.oversight.state_dict(),
             },
             # What the checkpoint has seen must outlive it, so the store is made durable before the checkpoint is.
             first=lambda: {"watermark": Store.open(self.run.replay).sync()},
@@ -330,7 +330,7 @@ class Learner:
         self._saved_version = int(state["policy_version"])
         self.execution.resume(state.get("execution"))
         if "guard" in state:
-            self.oversight.guard.load_state_dict(state["guard"])
+            self.oversight.load_state_dict(state["guard"])
         self.log.event("resumed", f"resumed from checkpoint {saved.name}", updates=self.algorithm.updates)
         return True
 

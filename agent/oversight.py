@@ -37,6 +37,8 @@ class Oversight:
         self._pretrained: dict[str, torch.Tensor] | None = None
         self._pending: dict[int, int] = {}
         self._scored = board[Slot.SCORED_VERSION]
+        # What the board still says is of a learner that has died, perhaps past the checkpoint.
+        board[Slot.ACTOR_PAUSED] = 0
         if kept := best.read(run).get("checkpoint"):
             writer.spare.add(kept)
 
@@ -55,6 +57,15 @@ class Oversight:
             if record["kind"] == "evaluation" and (record["label"] != "curve" or record["online_steps"] <= scored):
                 self.guard.add(record)
         self.hold(online_steps)
+
+    def state_dict(self) -> dict[str, int]:
+        """JSON-able: the guard's, and whether it holds the actor."""
+        return {**self.guard.state_dict(), "paused": self._board[Slot.ACTOR_PAUSED]}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Restore what `state_dict` gave."""
+        self.guard.load_state_dict(state)
+        self._board[Slot.ACTOR_PAUSED] = int(state["paused"])
 
     def look(self, *, online_steps: int, save: Callable[[], None], publish: Callable[[], None]) -> None:
         """Act on what is new; some microseconds where nothing is."""

@@ -152,6 +152,29 @@ def test_a_resumed_learner_goes_back_to_the_pretrained_weights_of_the_first(tmp_
     second.writer.close()
 
 
+@pytest.mark.parametrize("checkpoint", ["before the alarm", "within the pause"])
+def test_a_learner_resumed_past_a_pause_says_its_end_only_where_the_checkpoint_knows_the_pause(
+    tmp_path: Path, checkpoint: str
+) -> None:
+    first = Overseen(tmp_path)
+    first.evaluation("pretrained", 10.0, version=1)
+    first.oversight.begin(online_updates=0, online_steps=0)
+    before = first.oversight.state_dict()
+    first.evaluation("curve", 0.0, version=2)
+    first.look(online_steps=1000)
+    within = first.oversight.state_dict()
+    assert (before["paused"], within["paused"], first.board[Slot.ACTOR_PAUSED]) == (0, 1, 1)
+    first.writer.close()
+    # Killed; meanwhile the collectors have gone past the pause's end at 1,100 steps.
+    second = Overseen(tmp_path)
+    second.oversight.load_state_dict(before if checkpoint == "before the alarm" else within)
+    second.oversight.begin(online_updates=5, online_steps=1200)
+    assert second.board[Slot.ACTOR_PAUSED] == 0
+    kinds = [event["kind"] for event in read_lines(second.run.events)]
+    assert kinds == ["guard"] + ["guard_released"] * (checkpoint == "within the pause")
+    second.writer.close()
+
+
 def test_the_best_evaluation_s_checkpoint_outlives_newer_ones(tmp_path: Path) -> None:
     it, rng = Overseen(tmp_path), np.random.default_rng(0)
     it.oversight.begin(online_updates=0, online_steps=0)
