@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from agent.process import THREAD_VARIABLES, StoppedEarly, stop_early
+from agent.process import THREAD_VARIABLES, stop_early
 
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("agent.commands.demo", "the whole loop on an embedded task, start to end"),
@@ -190,12 +190,8 @@ def entry() -> None:
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
     if verb in STOPPABLE:
         # Before anything heavy is imported: a stop within the first second is as good as any.
-        stop_early()
-    try:
-        sys.exit(main())
-    except StoppedEarly:
-        sys.stderr.write(f"slipway {verb}: stopped before it began, nothing to save; the same command begins\n")
-        sys.exit(0)
+        stop_early(f"slipway {verb}: stopped before it began, nothing to save; the same command begins\n")
+    sys.exit(main())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,23 @@ def test_sigterm_in_the_first_second_exits_0(place: Path, tmp_path: Path, later:
     assert code == 0, said
     assert seconds < 10.0
     assert "Traceback" not in said
+    assert "stopped before it began" in said or "evaluation:" not in said
+
+
+def test_a_stop_before_the_run_begins_is_not_lost_in_a_weak_reference_s_callback() -> None:
+    """Where Python only prints what a signal's handler raises, and goes on: every import has such moments."""
+    told = """
+import os, signal, weakref
+from agent.process import stop_early
+stop_early("stopped before it began\\n")
+class Module: pass
+module = Module()
+watched = weakref.ref(module, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+del module
+print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "stopped before it began\n")
 
 
 @pytest.mark.full
