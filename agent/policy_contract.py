@@ -8,7 +8,8 @@ from typing import Any
 
 from agent.preparation import STD_FLOOR, Preparation
 from export.candidates import Candidates
-from export.contract import ActionSpec, Contract, Git, Normalizer, ObservationTerm, Stochastic
+from export.contract import Contract
+from export.contract_parts import ActionSpec, Git, Normalizer, ObservationTerm, Stochastic
 from replay.schema import StoreSpec
 
 GAUSSIAN = Stochastic(eps=True)

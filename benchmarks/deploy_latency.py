@@ -37,7 +37,8 @@ def make_policy(folder: Path) -> Path:
     """Export the policy with every guard in its contract, and its weights for the peers."""
     import torch
 
-    from export.contract import ActionSpec, Contract, Control, Normalizer, ObservationTerm
+    from export.contract import Contract
+    from export.contract_parts import ActionSpec, Control, Normalizer, ObservationTerm
     from export.onnx_writer import export_policy
     from export.policy import write_policy
 

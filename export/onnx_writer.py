@@ -33,7 +33,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from export import wire
-from export.contract import NOISE, SQUASHED_NOISE, Contract, contract_metadata
+from export.contract import Contract, contract_metadata
+from export.contract_parts import NOISE, SQUASHED_NOISE
 from export.errors import ContractError, ExportError
 from export.template import Template
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from export.contract import Recurrent
+from export.contract_parts import Recurrent
 
 Reference = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 RecurrentReference = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]

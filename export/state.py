@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
-from export.contract import Recurrent
+from export.contract_parts import Recurrent
 from export.errors import ContractError
 
 F32 = np.float32

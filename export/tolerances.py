@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from export.contract import SQUASHED_NOISE, Contract
+from export.contract import Contract
+from export.contract_parts import SQUASHED_NOISE
 from export.template import Template
 
 Arrays = Mapping[str, np.ndarray]

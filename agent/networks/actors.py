@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from agent import losses
 from agent.networks.products import Affine, affine_float32
 from agent.networks.trunks import MLP
-from export.contract import SQUASHED_NOISE, Stochastic
+from export.contract_parts import SQUASHED_NOISE, Stochastic
 
 
 class Actor(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from agent.networks.actors import Actor
 from agent.networks.critics import EnsembleCritic
 from export.candidates import EXPANSION, Candidates, embedded_noise
-from export.contract import Stochastic
+from export.contract_parts import Stochastic
 
 
 class CandidatePolicy(nn.Module):

@@ -29,7 +29,7 @@ from agent.publish import Publisher, policy_path
 from agent.rhythm import Rhythm
 from agent.run_directory import RunDirectory
 from envs.errors import EnvFault
-from export.contract import ActionSpec, Normalizer, ObservationTerm
+from export.contract_parts import ActionSpec, Normalizer, ObservationTerm
 from export.onnx_writer import export_policy
 from export.runner import PolicyRunner
 from export.template import Template

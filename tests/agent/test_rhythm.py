@@ -18,7 +18,7 @@ from agent.publish import Publisher
 from agent.repeating import LocalEnv
 from agent.rhythm import Rhythm
 from envs.make import make_env
-from export.contract import ActionSpec, Normalizer, ObservationTerm
+from export.contract_parts import ActionSpec, Normalizer, ObservationTerm
 from export.onnx_writer import export_policy
 from export.pacing import Pacer
 from export.template import Template

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.contract import ActionSpec, Contract, Control, Normalizer, ObservationTerm, Stochastic
+from export.contract import Contract
+from export.contract_parts import ActionSpec, Control, Normalizer, ObservationTerm, Stochastic
 
 OBS, ACT = 17, 6
 

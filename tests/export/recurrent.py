@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from export.contract import Contract, Recurrent
+from export.contract import Contract
+from export.contract_parts import Recurrent
 from tests.export.policies import ACT, OBS, make_contract
 
 H = 8

@@ -10,7 +10,8 @@ import pytest
 
 from agent.networks import CandidatePolicy
 from export.candidates import EXPANSION, Candidates, draw_noise
-from export.contract import Contract, Recurrent
+from export.contract import Contract
+from export.contract_parts import Recurrent
 from export.errors import ContractError, ExportError
 from export.onnx_writer import export_policy
 from export.parity import parity_observations

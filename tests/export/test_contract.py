@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.contract import ActionSpec, Contract, Control, Normalizer, ObservationTerm, contract_from_metadata
+from export.contract import Contract, contract_from_metadata
 from export.contract import contract_metadata as metadata_of
+from export.contract_parts import ActionSpec, Control, Normalizer, ObservationTerm
 from export.errors import ContractError
 from export.matching import check_expected
 from tests.export.policies import make_contract

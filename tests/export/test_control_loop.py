@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.contract import ActionSpec, Control
+from export.contract_parts import ActionSpec, Control
 from export.control_loop import ControlLoop, Reading, State
 from export.errors import ExportError
 from export.pacing import LatencyHistogram, Pacer

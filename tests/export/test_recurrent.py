@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from export.bundle import write_bundle
-from export.contract import Contract, Recurrent
+from export.contract import Contract
+from export.contract_parts import Recurrent
 from export.errors import ContractError, ExportError, ParityError
 from export.onnx_writer import export_policy
 from export.quantize import dynamic_int8, weight_fp16

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from export.bundle import write_bundle
-from export.contract import ActionSpec, Contract, Control
+from export.contract import Contract
+from export.contract_parts import ActionSpec, Control
 from export.control_loop import ControlLoop, Reading
 from export.errors import ContractError, ExportError
 from export.policy import write_policy

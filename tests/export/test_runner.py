@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from export import wire
-from export.contract import ActionSpec, Contract, Control, Normalizer, ObservationTerm, contract_metadata
+from export.contract import Contract, contract_metadata
+from export.contract_parts import ActionSpec, Control, Normalizer, ObservationTerm
 from export.errors import ContractError, ExportError, IntegrityError
 from export.onnx_writer import export_policy
 from export.runner import FAULT, Flag, PolicyRunner

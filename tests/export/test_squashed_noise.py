@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from export.bundle import write_bundle
-from export.contract import SQUASHED_NOISE, Contract, Recurrent, Stochastic
+from export.contract import Contract
+from export.contract_parts import SQUASHED_NOISE, Recurrent, Stochastic
 from export.errors import ContractError, ExportError, ParityError
 from export.onnx_writer import export_policy
 from export.parity import check_parity, make_cases, parity_observations
