@@ -62,8 +62,8 @@ def run_collector(run: RunDirectory, number: int) -> None:
         return not stopped_at or time.monotonic() - stopped_at[0] < STOP_SECONDS
 
     def note(fault: EnvFault) -> None:
-        if stopped_at:
-            return  # not given the time to answer
+        if stopped_at or stopping():
+            return  # not given the time to answer, or asked to stop as we are
         if isinstance(fault, EnvHung):
             incidents.event("env_hung", str(fault), collector=number)
         elif isinstance(fault, PolicyFault):

@@ -28,6 +28,7 @@ from agent.config_files import load_preset, merge
 from agent.errors import RunError
 from agent.exporting import export_run
 from agent.files import write_atomic
+from agent.process import end_at_once
 from agent.report import write_report
 from agent.run_directory import RunDirectory
 from agent.scores import summarize
@@ -153,6 +154,7 @@ class Demo:
                 switched = time.monotonic()
 
         outcome = train_with_progress(config, on_tick=tick)
+        end_at_once()  # the stages to come look at no flag
         ended = time.monotonic()
         self.seconds["pretrain"] = round((switched or ended) - started, 1)
         self.seconds["finetune"] = round(ended - (switched or ended), 1)
@@ -170,6 +172,7 @@ class Demo:
                     seed=self.seed + 1,
                 )
             )  # fmt: skip
+            end_at_once()
             if report["episodes"] < self.settings.evaluation_episodes // 2:
                 raise self._stopped()
             score = summarize(

@@ -68,12 +68,12 @@ class Evaluations:
         child = self._make_child(
             name, ["agent.evaluator", str(self._run.path), str(version), label, str(step), str(episodes)]
         )
+        self._board[Slot.SCORED_VERSION] = version  # first: from now on the version's file stays
         try:
             child.start()
         except OSError:
             return  # a full disk has no room for its log: it stays due
         self._evaluated.add((label, step))
-        self._board[Slot.SCORED_VERSION] = version
         self.running.append(child)
 
     def _collect(self, child: Child) -> None:
@@ -96,8 +96,9 @@ class Evaluations:
             return
         if self.switch is None and self._config.online_steps:
             self._report_switch()
-        if self._board.phase == Phase.DONE and (scored := self._run.evaluations())[-1]["label"] == "finetuned":
+        if self._board.phase == Phase.DONE and child.name == evaluation_name("finetuned", self._config.online_steps):
             # The learner, which keeps the others, has left; its last checkpoint is of the version scored last.
+            scored = [record for record in self._run.evaluations() if record["label"] == "finetuned"]
             best.note(self._run, scored[-1], (self._run.checkpoints / "LATEST").read_text())
 
     def _report_switch(self) -> None:

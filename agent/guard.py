@@ -43,7 +43,7 @@ class Guard:
         mean = sum(r["mean"] for r in self._window) / len(self._window)
         variance = squared_error(self._pretrained) + sum(map(squared_error, self._window)) / len(self._window) ** 2
         floor = self._pretrained["mean"] - self._config.standard_errors * math.sqrt(variance)
-        if mean >= floor:
+        if not mean < floor:  # NaN, where an infinite error counts nothing
             return None
         return (
             f"the last {len(self._window)} evaluations have the mean return {mean:.4g}, below {floor:.4g} = J(π0) − "

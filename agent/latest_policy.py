@@ -13,6 +13,7 @@ import numpy as np
 from agent.board import Board, Slot
 from agent.publish import policy_path
 from export.candidates import draw_noise
+from export.errors import ExportError
 from export.runner import PolicyRunner
 
 
@@ -56,9 +57,15 @@ class LatestPolicy:
         # The time first: where both change in between, the age comes out too high rather than too low.
         published_ns = self._board[Slot.PUBLISHED_NS]
         version = self._board[Slot.POLICY_VERSION]
-        if self._newest is None or version != self._newest.version:
+        if self._newest is not None and version == self._newest.version:
+            return self._newest
+        try:
             runner = PolicyRunner(policy_path(self._folder, version))
-            self._newest = ActingPolicy(version=version, published_ns=published_ns, runner=runner)
+        except ExportError:
+            if version == self._board[Slot.POLICY_VERSION]:
+                raise
+            return self.newest()  # this process stood still for so long that the file has been removed since
+        self._newest = ActingPolicy(version=version, published_ns=published_ns, runner=runner)
         return self._newest
 
     def at_step(self, acting: ActingPolicy) -> ActingPolicy:

@@ -122,7 +122,11 @@ class Learner:
         if config.online_steps:
             with contextlib.ExitStack() as stack:
                 if config.online.collectors:
-                    self.oversight.begin(online_updates=self.ratio.online_updates(), online_steps=board.online_steps())
+                    self.oversight.begin(
+                        online_updates=self.ratio.online_updates(),
+                        online_steps=board.online_steps(),
+                        publish=self.publication.publish,
+                    )
                     self.open_to_collectors()
                     if not pretraining:
                         self.choose_executor()  # may measure and compile, while the warm-up is collected
@@ -212,11 +216,16 @@ class Learner:
         board[Slot.PHASE] = Phase.WARMUP
 
     def await_warmup(self) -> None:
-        """Wait, without updates, until `warmup_steps` are collected, then open the online stream to sampling."""
+        """Wait, without updates, until `warmup_steps` are collected."""
         board = self.board
-        while not self.stopping() and board.online_steps() < self.config.online.warmup_steps:
+        assert self.publication is not None
+        while board.online_steps() < self.config.online.warmup_steps:
+            if self.stopping():
+                return
             board.beat()
             time.sleep(0.01)
+        # From now on collectors stand still where the newest version is old, and the warm-up may have been long.
+        self.publication.publish()
         board[Slot.PHASE] = Phase.ONLINE
 
     def await_last_steps(self) -> bool:
@@ -288,7 +297,7 @@ class Learner:
                 "numbers": state["numbers"],
                 **self.batches.state_dict(self.feed),
                 "limiter": self.ratio.limiter.state_dict(),
-                "lockstep": self.lockstep.state_dict() if self.lockstep else self._lockstep_state,
+                "lockstep": self.lockstep.state_dict() if self.lockstep else None,
                 "policy_version": self.publication.version if self.publication else self._saved_version,
                 "layout_fingerprint": self.store.spec.layout_fingerprint,
                 "versions": library_versions(),

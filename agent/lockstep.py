@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 from agent.board import CollectorSlot, Phase, Slot
-from agent.collection import Collection, Lane
+from agent.collection import Collection, Lane, PolicyFault
 from agent.collector import COLLECTOR_BRANCH, intervention_of, stream_name
+from agent.errors import RunError
 from agent.faults import FaultBudget
 from agent.feeding import Feed
 from agent.latest_policy import LatestPolicy
@@ -72,10 +73,11 @@ class Lockstep:
             self._publication.publish(self._acting)
         self._acting = self._published = self._acting or self._publication.weights()
         store = Store.open(run.replay)
+        refuse_several(store)
         self._stack = ExitStack()
         writer = self._stack.enter_context(store.writer(stream_name(0, 0), durability=config.online.durability))
         self._writer = RepeatingWriter(writer, store.reader())
-        # Streams of an earlier life with collectors are sampled as they stand.
+        # Streams that no collector of this run wrote are sampled as they stand.
         self._others = {name: head for name, head in store.reader().heads.items() if name != writer.name}
         self._env = LocalEnv(self._build, store.spec)
         self._stack.callback(self._env.close)
@@ -204,7 +206,8 @@ class Lockstep:
         return make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
 
     def _note(self, fault: EnvFault) -> None:
-        self._learner.run.event("env_fault", str(fault), collector=0)
+        kind = "policy_fault" if isinstance(fault, PolicyFault) else "env_fault"
+        self._learner.run.event(kind, str(fault), collector=0)
         self._budget.spend(fault, self._writer.steps)
 
     # --- state ----------------------------------------------------------------------------------------------------
@@ -285,6 +288,17 @@ class Lockstep:
         learner.run.event("lockstep_differs", f"{why}: goes on from the stream's end, not bit-exactly")
         learner.ratio.rebase(self._writer.steps)
         self._collection.count()
+
+
+def refuse_several(store: Store) -> None:
+    """RunError where several environments have taken the run's steps: lockstep counts and repeats those of one."""
+    heads = store.reader().heads
+    others = sorted(name for name in heads if heads[name] and name.startswith("collector-"))
+    if others not in ([], [stream_name(0, 0)]):
+        raise RunError(
+            f"{store.path} holds online steps of several environments ({', '.join(others)}): lockstep "
+            "(--online.collectors 0) drives one; go on with as many collectors as before, or begin a new run"
+        )
 
 
 def split_acting(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], SavedWeights]:

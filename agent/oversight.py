@@ -37,25 +37,37 @@ class Oversight:
         self._pretrained: dict[str, torch.Tensor] | None = None
         self._pending: dict[int, int] = {}
         self._scored = board[Slot.SCORED_VERSION]
+        self._first = 0
         # What the board still says is of a learner that has died, perhaps past the checkpoint.
         board[Slot.ACTOR_PAUSED] = 0
         if kept := best.read(run).get("checkpoint"):
             writer.spare.add(kept)
 
-    def begin(self, *, online_updates: int, online_steps: int, scored: float = math.inf) -> None:
+    def begin(
+        self, *, online_updates: int, online_steps: int, scored: float = math.inf,
+        publish: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         """Keep the pretrained actor, at the switch; or find it again, after a resume.
 
-        Evaluations along the curve count as seen up to that at `scored` online steps.
+        Evaluations along the curve count as seen up to that at `scored` online steps. With `publish`, an alarm that the
+        last of them raises is acted on: they may have ended while no learner was there, and one that had acted on
+        them may have died before its next checkpoint.
         """
         path = self._run.pretrained
+        self._first = min(published_versions(self._run.policies), default=0)
         if online_updates == 0:
             # The checkpoint at the end of pretraining belongs to the first version.
-            self._expect(min(published_versions(self._run.policies), default=0))
+            if self._algorithm.updates:
+                self._expect(self._first)
             write_atomic(path, safetensors.torch.save(dict(self._algorithm.actor.state_dict())))
         self._pretrained = safetensors.torch.load(path.read_bytes()) if path.exists() else None
+        alarm = None
         for record in self._lines.new():
             if record["kind"] == "evaluation" and (record["label"] != "curve" or record["online_steps"] <= scored):
-                self.guard.add(record)
+                self._note_best(record)
+                alarm = self.guard.add(record)
+        if alarm and publish is not None and self._pretrained is not None:
+            self._roll_back(alarm, online_steps, publish)
         self.hold(online_steps)
 
     def state_dict(self) -> dict[str, int]:
@@ -65,13 +77,14 @@ class Oversight:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Restore what `state_dict` gave."""
         self.guard.load_state_dict(state)
-        self._board[Slot.ACTOR_PAUSED] = int(state["paused"])
+        self._board[Slot.ACTOR_PAUSED] = int(state.get("paused", 0))
 
     def look(self, *, online_steps: int, save: Callable[[], None], publish: Callable[[], None]) -> None:
         """Act on what is new; some microseconds where nothing is."""
         if (version := self._board[Slot.SCORED_VERSION]) != self._scored:
             self._scored = version
-            if version not in self._pending:
+            # The present state is not the first version's, which may be scored again at any time.
+            if version not in self._pending and version != self._first:
                 self.expect(version, save)
         for record in self._lines.new():
             if record["kind"] == "evaluation":
@@ -116,7 +129,7 @@ class Oversight:
         name = folder_name(step)
         if best.note(self._run, record, name):
             self._writer.spare.intersection_update({name, *map(folder_name, self._pending.values())})
-        elif step not in self._pending.values():
+        elif step not in self._pending.values() and name != best.read(self._run).get("checkpoint"):
             self._writer.spare.discard(name)
 
     def _expect(self, version: int) -> None:

@@ -82,11 +82,18 @@ def stop_early(words: str) -> None:
     """
 
     def leave(number: int, _frame: object) -> None:
-        os.write(2, words.encode())
+        with contextlib.suppress(OSError):  # nobody reads stderr any more
+            os.write(2, words.encode())
         os._exit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
+
+
+def end_at_once() -> None:
+    """Where a StopSignal has done its work: SIGTERM and Ctrl-C do again what they do to any program."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class StopSignal:

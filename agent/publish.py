@@ -1,7 +1,8 @@
 """Versioned policy publication: weights are patched into a template graph, so publishing *is* exporting.
 
 Invariant: `policies/LATEST` and the board name a version only after its file and checksum are complete. A reader that
-sees version N on the board can open vN; versions only grow, also across restarts and rollbacks.
+sees version N on the board can open vN, until KEEP newer ones are there; versions only grow, also across restarts and
+rollbacks.
 """
 
 from __future__ import annotations
@@ -115,8 +116,9 @@ class Publisher:
             )
 
     def _prune(self) -> None:
-        # The first version is the pretrained policy, kept for comparison.
+        # The first version is the pretrained policy, kept for comparison; the one scored last may still be read.
+        scored = self._board[Slot.SCORED_VERSION]
         while len(self._there) > 1 + KEEP:
-            path = policy_path(self._folder, self._there.pop(1))
+            path = policy_path(self._folder, self._there.pop(1 if self._there[1] != scored else 2))
             path.with_name(path.name + ".sha256").unlink(missing_ok=True)
             path.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ class Ratio:
         return self.limiter.base_updates + max(0, round(self._config.online.utd * steps_left))
 
     def rebase(self, collected: int) -> None:
-        """Count from the steps `collected` on, where they are past the warm-up.
+        """Count from the steps `collected` on, where they are past those counted from so far (at first the warm-up's).
 
         Updates lost since the checkpoint (pretraining's too) are forgiven, not made up for in a burst.
         """

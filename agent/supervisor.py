@@ -88,7 +88,7 @@ class Supervisor:
             return self._restart_when_due(self.learner)
         code = process.poll()
         if code is None:
-            # Importing torch and exporting the template take seconds in which the learner cannot beat.
+            # Importing torch takes seconds in which the learner cannot beat.
             self._kill_if_hung(self.learner, "learner_hung", "the learner", self.board[Slot.LEARNER_BEAT])
             return False
         if code == 0 and self.board.phase == Phase.DONE:
@@ -97,6 +97,8 @@ class Supervisor:
             raise RunError(self.learner.last_words())
         self._schedule_restart(self.learner, code, self._learner_progress())
         self.board[Slot.LEARNER_DEATHS] = len(self.learner.restarts)
+        # In lockstep: the policy that stood there to be scored is gone; who gets there again asks again.
+        self.board[Slot.SCORE_WANTED] = self.board[Slot.SCORE_ENDED]
         return False
 
     def _learner_progress(self) -> int:

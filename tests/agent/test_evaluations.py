@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,22 @@ def test_where_no_collector_is_to_step_it_starts_at_once(run: RunDirectory, conf
     _, it = evaluations(run, config)
     it.keep(final=False)
     assert names(it) == ["evaluation-pretrained-0"]
+
+
+def test_a_score_wanted_by_a_learner_that_died_is_wanted_no_more(run: RunDirectory) -> None:
+    # The next learner may stand elsewhere when another evaluation makes way for it.
+    config = TrainConfig(online_steps=20_000, online=OnlineConfig(collectors=0))
+    supervisor, it = evaluations(run, config)
+    board = supervisor.board
+    board[Slot.PHASE] = Phase.ONLINE
+    it.keep(final=False)
+    assert names(it) == ["evaluation-pretrained-0"]
+    board[Slot.SCORE_WANTED] = 10_000
+    supervisor.learner.process = subprocess.Popen(["false"])
+    supervisor.learner.process.wait()
+    assert not supervisor.watch_learner()
+    it.keep(final=False)  # collects the pretrained policy's
+    assert names(it) == []
+    board[Slot.SCORE_WANTED] = 10_000
+    it.keep(final=False)
+    assert names(it) == ["evaluation-curve-10000"]

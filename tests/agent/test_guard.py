@@ -48,8 +48,9 @@ def test_the_floor_counts_the_errors_of_both_means(errors: float, alarms: bool) 
     assert (guard.add(score("curve", 9.6, version=3)) is not None) == alarms
 
 
-def test_single_episodes_raise_no_alarm() -> None:
-    guard = Guard(GuardConfig(window=1))
+@pytest.mark.parametrize("errors", [2.0, 0.0])
+def test_single_episodes_raise_no_alarm(errors: float) -> None:
+    guard = Guard(GuardConfig(window=1, standard_errors=errors))
     guard.add(score("pretrained", 10.0, std=0.0, episodes=1))
     assert guard.add(score("curve", -1e9, std=0.0, episodes=1, version=2)) is None
 
@@ -160,6 +161,7 @@ def test_a_learner_resumed_past_a_pause_says_its_end_only_where_the_checkpoint_k
     first.evaluation("pretrained", 10.0, version=1)
     first.oversight.begin(online_updates=0, online_steps=0)
     before = first.oversight.state_dict()
+    learn(first.algorithm, np.random.default_rng(0), 20)
     first.evaluation("curve", 0.0, version=2)
     first.look(online_steps=1000)
     within = first.oversight.state_dict()
@@ -168,20 +170,80 @@ def test_a_learner_resumed_past_a_pause_says_its_end_only_where_the_checkpoint_k
     # Killed; meanwhile the collectors have gone past the pause's end at 1,100 steps.
     second = Overseen(tmp_path)
     second.oversight.load_state_dict(before if checkpoint == "before the alarm" else within)
-    second.oversight.begin(online_updates=5, online_steps=1200)
-    assert second.board[Slot.ACTOR_PAUSED] == 0
+    second.oversight.begin(online_updates=5, online_steps=1200, publish=second.publish)
     kinds = [event["kind"] for event in read_lines(second.run.events)]
-    assert kinds == ["guard"] + ["guard_released"] * (checkpoint == "within the pause")
+    if checkpoint == "within the pause":
+        assert (kinds, second.board[Slot.ACTOR_PAUSED]) == (["guard", "guard_released"], 0)
+    else:  # the policy that raised the alarm is here again
+        assert (kinds, second.board[Slot.ACTOR_PAUSED], len(second.published)) == (["guard", "guard"], 1, 1)
     second.writer.close()
+
+
+def test_an_alarm_whose_evaluation_ended_while_no_learner_was_there_is_acted_on(tmp_path: Path) -> None:
+    first = Overseen(tmp_path)
+    pretrained = first.weights()
+    first.evaluation("pretrained", 10.0, version=1)
+    first.oversight.begin(online_updates=0, online_steps=0)
+    first.writer.close()
+    first.evaluation("curve", 0.0, version=2)
+    second = Overseen(tmp_path)
+    learn(second.algorithm, np.random.default_rng(0), 5)
+    second.oversight.begin(online_updates=5, online_steps=1000, publish=second.publish)
+    (published,) = second.published
+    np.testing.assert_array_equal(published, pretrained)
+    assert second.board[Slot.ACTOR_PAUSED] == 1
+    second.look(online_steps=1001)
+    assert len(second.published) == 1
+    second.writer.close()
+
+
+def published(run: RunDirectory, *versions: int) -> None:
+    run.policies.mkdir(exist_ok=True)
+    for version in versions:
+        for suffix in ("", ".sha256"):
+            (run.policies / f"v{version:06d}.onnx{suffix}").touch()
+
+
+def test_a_pretrained_policy_scored_before_the_switch_is_the_best_until_another_is_better(tmp_path: Path) -> None:
+    it, rng = Overseen(tmp_path), np.random.default_rng(0)
+    published(it.run, 1)
+    learn(it.algorithm, rng, 10)
+    it.evaluation("pretrained", 10.0, version=1)
+    for _ in range(2):  # the second as after a restart within the warm-up
+        it.oversight.begin(online_updates=0, online_steps=0, publish=it.publish)
+        assert it.writer.spare == {"000000010"}
+    learn(it.algorithm, rng, 10)
+    it.board[Slot.SCORED_VERSION] = 2
+    it.look(online_steps=0)
+    it.evaluation("curve", 9.0, version=2)
+    it.look(online_steps=0)
+    assert json.loads(it.run.best.read_text())["checkpoint"] == "000000010"
+    assert it.writer.spare == {"000000010"}
+    it.writer.close()
+
+
+def test_the_first_version_s_score_never_belongs_to_a_later_checkpoint(tmp_path: Path) -> None:
+    it = Overseen(tmp_path)
+    published(it.run, 1, 2)
+    it.oversight.begin(online_updates=0, online_steps=0)  # nothing pretrained: no checkpoint is of it
+    assert it.writer.spare == set()
+    learn(it.algorithm, np.random.default_rng(0), 10)
+    it.board[Slot.SCORED_VERSION] = 1  # scored late, or again after it failed
+    it.look(online_steps=0)
+    it.evaluation("pretrained", 10.0, version=1)
+    it.look(online_steps=0)
+    assert not it.run.best.exists()
+    it.writer.close()
 
 
 def test_the_best_evaluation_s_checkpoint_outlives_newer_ones(tmp_path: Path) -> None:
     it, rng = Overseen(tmp_path), np.random.default_rng(0)
+    learn(it.algorithm, rng, 3)
     it.oversight.begin(online_updates=0, online_steps=0)
     it.save()
     it.evaluation("pretrained", 0.5, version=0)
     it.look(online_steps=0)
-    assert json.loads(it.run.best.read_text())["checkpoint"] == "000000000"
+    assert json.loads(it.run.best.read_text())["checkpoint"] == "000000003"
     means = {2: 1.0, 3: 5.0, 4: 3.0, 5: 4.0, 6: 2.0}
     for version, mean in means.items():
         learn(it.algorithm, rng, 10)
@@ -195,8 +257,8 @@ def test_the_best_evaluation_s_checkpoint_outlives_newer_ones(tmp_path: Path) ->
     it.save()
     assert it.writer.wait() is None
     best = json.loads(it.run.best.read_text())
-    # The third version was scored from the state after 10 + 1 + 10 updates.
-    assert (best["checkpoint"], best["mean"], best["policy_version"]) == ("000000021", 5.0, 3)
+    # The third version was scored from the state after 3 + 10 + 1 + 10 updates.
+    assert (best["checkpoint"], best["mean"], best["policy_version"]) == ("000000024", 5.0, 3)
     kept = [path.name for path in checkpoint.complete(it.run.checkpoints)]
     assert kept[0] == best["checkpoint"]
     assert len(kept) == 3  # and the newest two

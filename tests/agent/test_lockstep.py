@@ -27,10 +27,11 @@ from agent.board import Board, CollectorSlot, Phase, Slot
 from agent.child import Child
 from agent.config import CheckpointConfig, EvaluationConfig, GuardConfig, OnlineConfig, TrainConfig
 from agent.config_files import validate
-from agent.errors import ConfigError
+from agent.errors import ConfigError, RunError
 from agent.evaluations import Evaluations
 from agent.incidents import Incidents
 from agent.learner import Learner
+from agent.lockstep import refuse_several
 from agent.run_directory import RunDirectory
 from agent.setup_run import set_up
 from envs.make import describe, make_env
@@ -376,3 +377,17 @@ def test_a_checkpoint_of_a_run_with_collectors_is_gone_on_from_consistently(
 def test_lockstep_drives_one_environment(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"online\.envs_per_collector is 2"):
         validate(config_of(tmp_path, "several", envs_per_collector=2))
+
+
+def test_steps_of_several_environments_are_refused_naming_their_streams(tmp_path: Path) -> None:
+    spec = StoreSpec.from_terms([{"name": "observation", "offset": 0, "length": 2, "dtype": "float32"}], [-1.0], [1.0])
+    store = Store.create(tmp_path / "replay.zarr", spec)
+    for name in ("collector-000", "collector-001"):
+        refuse_several(store)
+        with store.writer(name) as writer:
+            writer.append(
+                np.zeros(2), np.zeros(1), 0.0,
+                terminated=True, truncated=False, next_observation=np.zeros(2), first=True,
+            )  # fmt: skip
+    with pytest.raises(RunError, match=r"several environments \(collector-000, collector-001\)"):
+        refuse_several(store)

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from agent import publish
+from agent import latest_policy, publish
 from agent.algorithms.iql import IQL
 from agent.board import Board, Slot
 from agent.errors import DivergenceError
+from agent.latest_policy import LatestPolicy
 from agent.policy_contract import make_contract
 from agent.preparation import Preparation
 from agent.publish import KEEP, PolicyRefusedError, Publisher, policy_path, published_versions
 from export.contract import Contract
+from export.errors import ExportError
 from export.onnx_writer import export_policy
 from export.policy import read_policy
 from export.runner import PolicyRunner
@@ -146,6 +148,42 @@ def test_the_first_and_the_newest_versions_are_kept(publisher: Publisher, folder
         publisher.publish(weights, step=1)
     assert published_versions(folder) == [1, *range(8, KEEP + 8)]
     assert len(list(folder.iterdir())) == 2 * (KEEP + 1) + 2  # a file and a checksum each, and LATEST with its spare
+
+
+@pytest.mark.parametrize("scored", [1, 5])
+def test_the_version_scored_last_is_kept_too(
+    publisher: Publisher, folder: Path, board: Board, algorithm: IQL, scored: int
+) -> None:
+    board[Slot.SCORED_VERSION] = scored
+    for _ in range(3 * KEEP):
+        publisher.publish(algorithm.actor.exported_weights(), step=1)
+    kept = published_versions(folder)
+    assert kept[: 1 + (scored > 1)] == sorted({1, scored})
+    assert (len(kept), kept[-1]) == (1 + KEEP, 3 * KEEP)
+    board[Slot.SCORED_VERSION] = 3 * KEEP
+    publisher.publish(algorithm.actor.exported_weights(), step=1)
+    assert published_versions(folder) == [1, *range(2 * KEEP + 2, 3 * KEEP + 2)]
+
+
+def test_a_reader_that_stood_still_past_a_version_s_end_takes_the_newest(
+    publisher: Publisher, folder: Path, board: Board, algorithm: IQL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = algorithm.actor.exported_weights()
+    for _ in range(2):
+        publisher.publish(weights, step=1)
+
+    def stand_still(path: Path) -> PolicyRunner:
+        if path == policy_path(folder, 2):
+            for _ in range(KEEP + 1):
+                publisher.publish(weights, step=2)
+        return PolicyRunner(path)
+
+    monkeypatch.setattr(latest_policy, "PolicyRunner", stand_still)
+    policy = LatestPolicy(folder, board, noise=1.0, rng=np.random.default_rng(0))
+    assert policy.newest().version == KEEP + 3
+    policy_path(folder, KEEP + 3).unlink()  # while the board names it: no such thing happens to it by itself
+    with pytest.raises(ExportError, match="no such policy"):
+        LatestPolicy(folder, board, noise=1.0, rng=np.random.default_rng(0)).newest()
 
 
 def test_a_death_before_the_board_is_told_costs_a_number_not_a_version(

@@ -32,3 +32,15 @@ def test_collectors_start_before_the_first_policy_only_with_nothing_to_pretrain(
     assert log.read_text() == ""  # so that its time of change is that of the start
     published = tmp_path / "run" / "policies" / "v000001.onnx"
     assert (log.stat().st_mtime < published.stat().st_mtime) == early
+
+
+def test_a_warm_up_longer_than_the_staleness_limit_is_no_incident(tmp_path: Path) -> None:
+    outcome(
+        "collect", "--env", ENV, "--policy", "random", "--steps", 200, "--out", "data.zarr", cwd=tmp_path, extra=EXTRA
+    )
+    said = outcome(
+        "train", "--replay", "data.zarr", "--env", ENV, "--out", "run", "--pretrain-steps", 20, *SMALL,
+        "--online.rate", 30, "--online.max-staleness-seconds", 1.0, cwd=tmp_path, extra=EXTRA,
+    )  # fmt: skip
+    assert said["finished"] is True
+    assert "collection_paused" not in (tmp_path / "run" / "events.jsonl").read_text()
