@@ -77,6 +77,7 @@ def train(args: argparse.Namespace, dataset: str, recipe: str, seed: int) -> Non
         "--pretrain-steps", args.pretrain_steps, "--online-steps", args.online_steps,
         "--evaluation.every-steps", max(1, args.online_steps // POINTS), "--evaluation.episodes", args.episodes,
         "--evaluation.final-episodes", args.final_episodes,
+        *(["--online.warmup-steps", 50] if args.quick else []),
     ]  # fmt: skip
     print(f"{dataset} {recipe} seed {seed}: started", flush=True)
     with path.with_suffix(".log").open("a") as log:
