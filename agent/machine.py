@@ -150,7 +150,7 @@ def drawing() -> Iterator[Finding]:
     except Exception as error:  # noqa: BLE001  # a broken simulator must not end the examination
         yield Finding(
             name="drawing", state="problem", found=f"the simulator cannot be imported: {error}"[:160],
-            mend="pip install --force-reinstall 'slipway[sim]'",
+            mend="pip install --force-reinstall mujoco gymnasium gymnasium-robotics",
         )  # fmt: skip
     else:
         yield Finding(name="drawing", state="ok", found=f"{made.name}, {made.renderer}")
