@@ -107,7 +107,7 @@ def export_run(
     config = run.load_config()
     if best_of_n:
         check_choice(config.algorithm, best_of_n, int8=int8)
-    store = Store.open(config.replay)
+    store = run.open_data(config)
     saved = checkpoint.load_latest(
         run.checkpoints, on_fallback=lambda message: run.event("checkpoint_fallback", message)
     )

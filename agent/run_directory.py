@@ -20,6 +20,7 @@ from agent.errors import RunError
 from agent.files import append_line, read_lines, write_atomic
 from agent.kinds import what_is
 from replay.processes import alive
+from replay.store import Store
 
 ORPHAN_SECONDS = 15.0
 # Events that mark the run's way; every other kind is an incident.
@@ -72,6 +73,15 @@ class RunDirectory:
             other = f"{what_is(self.path)}, not" if self.path.exists() else "does not exist, so it is not"
             raise RunError(f"{self.path} {other} a run directory (no config.toml); give the --out of a `slipway train`")
         return from_toml(self.config)
+
+    def open_data(self, config: TrainConfig) -> Store:
+        """The store that the run learns from; RunError naming both where it has been moved since."""
+        if not config.replay.exists():
+            raise RunError(
+                f"{config.replay}, the store that run {self.path} learns from, is not there: put it back, or write "
+                f"where it is now as `replay` into {self.config}"
+            )
+        return Store.open(config.replay)
 
     def check_belongs_to(self, config: TrainConfig) -> None:
         """RunError unless the directory is free or was made for `config`."""

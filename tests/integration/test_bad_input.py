@@ -155,6 +155,20 @@ def test_what_does_not_fit_is_named_with_its_mend(name: str, here: Path) -> None
     assert not [word for word in words if word not in line], line
 
 
+@pytest.mark.parametrize(
+    "command", [("finetune", "moved", "--online-steps", 9000), ("export", "moved", "--out", "never")]
+)
+def test_a_run_whose_store_has_been_moved_says_where_to_write_its_new_place(
+    here: Path, command: tuple[str | int, ...]
+) -> None:
+    if not (here / "moved").exists():
+        shutil.copytree(here / "run", here / "moved")
+        config = here / "moved" / "config.toml"
+        config.write_text(config.read_text().replace("data.zarr", "gone.zarr"))
+    line = refusal(*command, cwd=here)
+    assert not [word for word in ("gone.zarr", "moved/config.toml", "`replay`") if word not in line], line
+
+
 # --- data -----------------------------------------------------------------------------------------------------------
 
 DATA: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
