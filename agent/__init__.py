@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agent.config import TrainConfig as TrainConfig
     from agent.errors import SLIPWAY_ERRORS as SLIPWAY_ERRORS
     from agent.errors import AgentError as AgentError
-    from agent.exporting import DevicePromises as DevicePromises
+    from agent.export_request import DevicePromises as DevicePromises
     from agent.resolving import configure as configure
     from agent.scores import Score as Score
     from agent.training import train as train
@@ -33,7 +33,7 @@ __version__ = "0.1.0"
 # A name here must not be a module's of this package: importing that would put the module in the name's place.
 _HOME = {
     "AgentError": "errors",
-    "DevicePromises": "exporting",
+    "DevicePromises": "export_request",
     "SLIPWAY_ERRORS": "errors",
     "Score": "scores",
     "TrainConfig": "config",

@@ -15,12 +15,13 @@ from agent.errors import ConfigError
 from agent.policies import env_spec_of, resolve_policy
 from agent.resolving import continued
 from agent.run_directory import RunDirectory
+from agent.seeds import check_seed
 from envs.catalog import lookup
 from export.runner import PolicyRunner
 from export.verify import verify as verify_policy
 
 if TYPE_CHECKING:
-    from agent.exporting import DevicePromises  # loads torch
+    from agent.export_request import DevicePromises
 
 
 def collect(
@@ -91,10 +92,11 @@ def evaluate(
 
     if episodes < 1:
         raise ConfigError(f"--episodes is {episodes} but must be 1 or more")
+    check_seed(seed)
     runner = PolicyRunner(resolve_policy(Path(target)), variant=variant or None)
     contract = runner.contract
     spec = env_spec_of(contract, env, max_episode_steps)
-    world = make_matching_env(spec, contract.layout_fingerprint, what=f"policy {contract.policy_id}")
+    world = make_matching_env(spec, contract, what=f"policy {contract.policy_id}")
     try:
         score = evaluate_policy(
             runner, world, episodes=episodes, rng=evaluation_rng(seed),
@@ -115,13 +117,19 @@ def export(
     episodes: int = 0,
     sign_key: str | Path | None = None,
 ) -> dict[str, Any]:
-    """`slipway export`: the run's trained actor as bundle `out`, compared with the network; see `export_run`."""
-    from agent.exporting import export_run
+    """`slipway export`: the run's trained actor as bundle `out`, compared with the network; see `request_export`.
+
+    Returns what was compared, and how it agreed. What cannot be is refused before torch is loaded.
+    """
+    from agent.export_request import request_export
 
     key = None if sign_key is None else Path(sign_key)
-    return export_run(
+    request = request_export(
         Path(run), Path(out), promises=promises, int8=int8, best_of_n=best_of_n, episodes=episodes, sign_key=key
     )
+    from agent.exporting import export_run  # loads torch
+
+    return export_run(request)
 
 
 def verify(policy: str | Path, *, verify_key: str | Path | None = None) -> dict[str, Any]:

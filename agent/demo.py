@@ -21,17 +21,18 @@ import numpy as np
 from agent import console
 from agent.algorithms.iql_config import IQLConfig
 from agent.board import Board, Phase
+from agent.calls import export
 from agent.commands import collect, deploy, ingest
 from agent.commands.train import train_with_progress
 from agent.config import CheckpointConfig, EvaluationConfig, OnlineConfig, TrainConfig
 from agent.config_files import load_preset, merge
 from agent.errors import RunError
-from agent.exporting import export_run
 from agent.files import write_atomic
 from agent.process import end_at_once
 from agent.report import write_report
 from agent.run_directory import RunDirectory
 from agent.scores import summarize
+from agent.seeds import check_seed
 from envs.catalog import lookup
 from envs.experts.waypoint import WaypointConfig
 from export.verify import verify
@@ -87,6 +88,7 @@ class Demo:
     """The stages and their artefacts below one folder."""
 
     def __init__(self, out: Path, settings: DemoSettings, *, seed: int) -> None:
+        check_seed(seed)
         self.out, self.settings, self.seed = out, settings, seed
         self.log, self.dataset, self.run, self.bundle = (
             out / name for name in ("log.zarr", "dataset.zarr", "run", "policy")
@@ -108,7 +110,7 @@ class Demo:
         with self._stage("export", "exporting and comparing with the trained network"):
             # An export names the commit it was made by, so a later one of the same weights may differ.
             if not self.bundle.exists():
-                export_run(self.run, self.bundle)
+                export(self.run, self.bundle)
             verify(self.bundle)
         with self._stage("deploy", "flying the exported policy in the control loop"):
             deployed = self.deploy()

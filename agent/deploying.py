@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from agent.errors import AgentError, RunError
-from agent.own_code import find_factory
+from agent.kinds import what_is
+from agent.own_code import build_own
 from export.contract import Contract
 from export.robot import Reading, Robot
 from export.watchdog import Watchdog
 from replay.errors import ReplayError
+from replay.layout import GROUP
 from replay.schema import StoreSpec
 from replay.store import Store
 
@@ -81,7 +83,7 @@ class SimulatedRobot:
 
 def load_robot(path: str) -> Robot:
     """Build the robot of `module:factory`; the current directory is on the import path."""
-    robot = find_factory(path, named_by="--robot")()
+    robot = build_own(path, named_by="--robot")
     for method in ("read", "write", "safe_stop", "close"):
         if not callable(getattr(robot, method, None)):
             raise AgentError(f"--robot {path}: {type(robot).__name__} has no method {method}(); see docs/deploy.md")
@@ -126,6 +128,8 @@ class StoreRecorder:
 
     def __init__(self, path: Path, contract: Contract, *, queue_steps: int = QUEUE_STEPS) -> None:
         if path.exists():
+            if not (path / GROUP).exists():
+                raise RunError(f"--record {path} {what_is(path)}, not a replay store: choose another name")
             store = Store.open(path)
             if store.spec.layout_fingerprint != spec_of_contract(contract).layout_fingerprint:
                 raise RunError(f"--record {path} was made for another layout than this policy has: name another store")

@@ -90,7 +90,7 @@ def play_store(
         ConfigError: the store holds no episode.
         RunError: `env` has another layout than the store.
     """
-    check_layout(env, store.spec.layout_fingerprint, what=f"store {store.path}")
+    check_layout(env, store.spec, what=f"store {store.path}")
     reader = store.reader()
     table = episode_table(reader)
     for e in chosen(table, pick, episodes, rng):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -82,6 +83,19 @@ class RunDirectory:
                 f"where it is now as `replay` into {self.config}"
             )
         return Store.open(config.replay)
+
+    def read_record(self, file: Path) -> dict[str, Any]:
+        """One of the run's JSON files; RunError where it is missing or damaged."""
+        again = "the same `slipway train` command writes it anew, or restore it from a backup"
+        try:
+            record = json.loads(file.read_text())
+        except FileNotFoundError as error:
+            raise RunError(f"run {self.path} has no {file.name}: {again}") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} cannot be read ({error}): {again}") from error
+        if not isinstance(record, dict):
+            raise RunError(f"{file} holds a {type(record).__name__}, not a JSON object: {again}")
+        return record
 
     def check_belongs_to(self, config: TrainConfig) -> None:
         """RunError unless the directory is free or was made for `config`."""

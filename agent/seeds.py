@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from agent.errors import ConfigError
+
 SEED_NETWORKS, SEED_OFFLINE, SEED_ONLINE, SEED_DIAGNOSTICS = 0, 1, 2, 3
 
 
@@ -15,3 +17,9 @@ def seed_of(seed: int, branch: int) -> int:
 def generator_of(seed: int, branch: int) -> np.random.Generator:
     """A generator of its own for each use."""
     return np.random.default_rng(np.random.SeedSequence([seed, branch]))
+
+
+def check_seed(seed: int) -> None:
+    """ConfigError for a number that no randomness can be drawn from."""
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed} but must be 0 or more")

@@ -44,9 +44,7 @@ def set_up(run: RunDirectory, config: TrainConfig) -> Preparation:
     if len(returns(store)) == 0:
         raise RunError(f"store {config.replay} holds no episode that came to an end: collect or ingest whole episodes")
     spec = environment_of(store, config.env, config.max_episode_steps)
-    terms = ", ".join(f"{term.name}[{term.length}]" for term in store.spec.observation)
-    made_of = f"store {config.replay} (observation {terms}; {store.spec.action_size} action entries)"
-    make_matching_env(spec, store.spec.layout_fingerprint, what=made_of).close()
+    make_matching_env(spec, store.spec, what=f"store {config.replay}").close()
     reader = store.reader()
     preparation = make_preparation(
         moments=observation_moments(reader),

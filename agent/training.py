@@ -14,8 +14,7 @@ from agent.board import Board
 from agent.config import TrainConfig
 from agent.config_files import validate
 from agent.errors import CheckpointError, RunError
-from agent.interventions import FIELD as INTERVENTION
-from agent.own_code import find_factory
+from agent.interventions import check_intervention
 from agent.process import StopSignal
 from agent.run_directory import RunDirectory
 from agent.setup_run import set_up
@@ -39,7 +38,7 @@ def train(
     """
     validate(config)
     if config.online.intervention:
-        find_factory(config.online.intervention, named_by=INTERVENTION)
+        check_intervention(config.online.intervention, build=config.online_steps > 0)
     if importlib.util.find_spec("torch") is None:
         # The learner would find out by itself, but in a process whose restarts cannot mend it.
         raise ModuleNotFoundError("training needs torch", name="torch")

@@ -13,8 +13,10 @@ import copy
 import dataclasses
 import difflib
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from envs.errors import EnvError, one_line
@@ -155,6 +157,8 @@ _TASKS = (
     _fetch("Slide"),
 )
 
+_EXAMPLE = "give a Gymnasium id, e.g. Hopper-v5, or module:id where a module of yours registers it"
+
 CATALOG: dict[str, Task] = {task.id: task for task in _TASKS}
 
 # Unlisted variants of a family (PointMaze_Open_Diverse_G-v3, AdroitHandDoorSparse-v1, FetchReachDense-v4) behave as
@@ -176,13 +180,18 @@ def lookup(env_id: str) -> Task:
     """
     if env_id in CATALOG:
         return CATALOG[env_id]
-    registered = _registered(env_id)
-    if env_id.rpartition(":")[2] not in registered:
-        known = list(dict.fromkeys([*CATALOG, *registered]))
-        part = env_id.lower().partition("-")[0].replace("_", "")
-        near = [name for name in known if part and part in name.lower().replace("_", "")][:4]
-        near = difflib.get_close_matches(env_id, known, n=4, cutoff=0.5) or near or list(CATALOG)[:4]
-        raise EnvError(f"unknown environment {one_line(env_id)!r}: did you mean {', '.join(near)}?")
+    module, colon, name = env_id.rpartition(":")
+    if not name:
+        raise EnvError(f"the environment's name is empty: {_EXAMPLE}")
+    registered = _registered(module if colon else None, env_id)
+    if name not in registered:
+        shown = one_line(env_id)
+        if colon:
+            raise EnvError(
+                f"unknown environment {shown!r}: module {module} registers no {one_line(name)}"
+                f"{_meant(name, registered)}; importing it must call gymnasium.register(id={name!r}, entry_point=...)"
+            )
+        raise EnvError(f"unknown environment {shown!r}{_meant(name, registered) or f': {_EXAMPLE}'}")
     for prefix, model in _FAMILIES.items():
         if env_id.startswith(prefix):
             dense = "Dense" in env_id and prefix in ("AntMaze_", "PointMaze_")
@@ -198,14 +207,28 @@ def lookup(env_id: str) -> Task:
     return Task(id=env_id)
 
 
-def _registered(env_id: str) -> list[str]:
-    """All ids that Gymnasium can make, the robotics ones included; imports `module` of a `module:id`."""
-    module, colon, _ = env_id.rpartition(":")
-    if colon:
+def _meant(name: str, registered: list[str]) -> str:
+    """`: did you mean Hopper-v5?`, or nothing where no id is near."""
+    known = list(dict.fromkeys([*CATALOG, *registered]))
+    part = name.lower().partition("-")[0].replace("_", "")
+    near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+    near = near or [each for each in known if len(part) > 2 and part in each.lower().replace("_", "")][:4]
+    return f": did you mean {', '.join(near)}?" if near else ""
+
+
+def _registered(module: str | None, env_id: str) -> list[str]:
+    """All ids that Gymnasium can make, the robotics ones included; imports `module` of a `module:id` first.
+
+    The working directory is on the import path then, as it is for the processes that a run starts.
+    """
+    if module is not None:
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
         try:
             importlib.import_module(module)
-        except ImportError as error:
-            raise EnvError(f"cannot import module {module!r} of environment {env_id!r}: {one_line(error)}") from error
+        except Exception as error:
+            said = one_line(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {one_line(error)}"
+            raise EnvError(f"cannot import module {module!r} of environment {env_id!r}: {said}") from error
     # Only here, so that reading the catalogue stays free of the simulators.
     from envs.make import registered_ids
 

@@ -39,6 +39,7 @@ from export.policy import (
 from export.runner import PolicyRunner
 from export.sequences import RecurrentReference, Reference
 from export.signing import sign
+from export.template import Template
 from export.tolerances import Arrays
 
 
@@ -67,8 +68,11 @@ def write_bundle(
     content or the key cannot sign; in each case nothing is written.
     """
     path = Path(path)
+    # Both are refused before the minutes that the gate may take.
     if sign_key is not None:
-        sign(b"", sign_key)  # a key that cannot sign is refused before the minutes that the gate may take
+        sign(b"", sign_key)
+    if bundled_contract(path) != Template.from_bytes(model).contract.to_dict():
+        refuse_other_content(path)
     models = {FLOAT32: model, **(variants or {})}
     cases = make_cases(model, reference, rng, observations)
     reports = check_parity(models, cases)
@@ -80,10 +84,9 @@ def write_bundle(
     if evaluation is not None:
         scores.setdefault(FLOAT32, evaluation)
     files = _files(models, cases, reports, left_out, scores, sign_key)
-    if path.exists() or path.is_symlink():
-        if _same(path, files):
-            return read_policy(path)
-        raise ExportError(f"{path}: exists with other content; choose another --out or remove it")
+    if _same(path, files):
+        return read_policy(path)
+    refuse_other_content(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial")
@@ -103,6 +106,21 @@ def write_bundle(
             f"{path}: cannot be written ({error.strerror}); free the disk or choose another --out"
         ) from error
     return read_policy(path)
+
+
+def bundled_contract(path: Path) -> dict[str, Any] | None:
+    """The contract in the manifest of the bundle `path`, unchecked; None where there is no such file."""
+    try:
+        contract = json.loads((path / MANIFEST).read_bytes())["contract"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return contract if isinstance(contract, dict) else None
+
+
+def refuse_other_content(path: Path) -> None:
+    """ExportError where something lies at `path`."""
+    if path.exists() or path.is_symlink():
+        raise ExportError(f"{path}: exists with other content; choose another --out or remove it")
 
 
 def model_card(contract: Contract, variants: Mapping[str, Mapping[str, Any]]) -> str:

@@ -6,7 +6,8 @@
 A faulty step goes OK -> HOLD -> SAFE -> LATCHED: for up to `control.hold_steps` consecutive steps the last executed
 action is repeated, then the robot is stopped safely and the loop ends; it starts again only after `reset()`. Where
 there is nothing to hold (no action executed yet, a write that failed, `on_fault="safe"`) the stop comes at once.
-However the loop ends, by an exception too, `safe_stop` is called.
+However the loop ends, by an exception too, `safe_stop` is called; where that raises, the loop is LATCHED, and a
+watchdog stays armed.
 
 A `watchdog` is fed after each successful write and asked before each one: after its alarm the loop latches. A
 `reloader` is asked for a newer policy at each step boundary, except while a fault is held: a new policy clears none.
@@ -30,7 +31,7 @@ from export.runner import FAULT, Flag, PolicyRunner
 from export.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
-
+_NUMBER = (float, int, np.number)
 
 __all__ = ["ControlLoop", "Reading", "Recorder", "Reloader", "Robot", "State"]
 
@@ -84,8 +85,7 @@ class ControlLoop:
     def run(self) -> dict[str, Any]:
         """Drive the robot; returns the report.
 
-        What read and write raise is a fault, not an exception; what `safe_stop` raises is passed on. Raises
-        ExportError while LATCHED.
+        What read, write and safe_stop raise is a fault, not an exception. Raises ExportError while LATCHED.
         """
         if self.state is State.LATCHED:
             raise ExportError(f"control loop is latched after a fault ({self.reason}): look at the robot, then reset()")
@@ -113,9 +113,7 @@ class ControlLoop:
                 self._account(reading, action, flags, latency, skipped)
         finally:
             try:
-                self._robot.safe_stop()
-                if self._watchdog is not None:
-                    self._watchdog.disarm()
+                self._stop_robot()
             finally:
                 if self._chain is not None:
                     self._chain.cut()
@@ -207,13 +205,30 @@ class ControlLoop:
         if self._chain is not None:
             self._chain.new_policy()
 
+    def _stop_robot(self) -> None:
+        try:
+            self._robot.safe_stop()
+        except Exception as error:
+            # Still armed, a watchdog stops the robot when it is closed.
+            logger.exception("robot.safe_stop failed")
+            self._faults["SAFE_STOP"] += 1
+            before = f"{self.reason}; " if self.reason else ""
+            self.state, self.reason = State.SAFE, f"{before}safe_stop raised: {_one_line(error)}"
+            return
+        if self._watchdog is not None:
+            self._watchdog.disarm()
+
     def _read(self) -> Reading | None:
         try:
-            return self._robot.read()
+            reading = self._robot.read()
         except Exception as error:
             logger.exception("robot.read failed")
-            self.reason = f"robot.read failed: {error}"
+            self.reason = f"robot.read failed: {_one_line(error)}"
             return None
+        if wrong := _wrong_reading(reading):
+            self.reason = wrong
+            return None
+        return reading
 
     def _decide(self, reading: Reading | None) -> tuple[np.ndarray | None, int]:
         """Action to write and flags; no action after an episode's end; SAFE in `state` when the robot must stop."""
@@ -232,13 +247,18 @@ class ControlLoop:
                 (self._faults if flag & FAULT else self._notes)[str(flag.name)] += 1
         if flags & FAULT:
             self.reason = f"step {self._steps}: {Flag(flags & FAULT).name}"
-            return self._hold(), flags
+            held = self._hold()
+            if self.state is State.SAFE:
+                # Nothing is left to be in time for.
+                self.reason += f": {self._runner.explain(flags & FAULT, reading.observation, reading.t_mono)}"
+            return held, flags
         self._consecutive, self.state, self.reason = 0, State.OK, None
         return action, flags
 
     def _note_executed(self, action: np.ndarray) -> bool:
         """The robot did something else than what was written: the rate limit and a hold start from there."""
-        if action.shape != (self._runner.action_size,) or not np.isfinite(action).all():
+        numbers = isinstance(action, np.ndarray) and action.dtype.kind in "fiu"
+        if not numbers or action.shape != (self._runner.action_size,) or not np.isfinite(action).all():
             self._faults["READ"] += 1
             self.reason = f"step {self._steps}: the reading's executed action is not {self._runner.action_size} numbers"
             return False
@@ -266,7 +286,7 @@ class ControlLoop:
         except Exception as error:
             logger.exception("robot.write failed")
             self._faults["WRITE"] += 1
-            self.state, self.reason = State.SAFE, f"robot.write failed: {error}"
+            self.state, self.reason = State.SAFE, f"robot.write failed: {_one_line(error)}"
             return False
         if self._watchdog is not None:
             self._watchdog.feed()
@@ -291,3 +311,17 @@ class ControlLoop:
         if self._chain is not None:
             gap = skipped > 0 and not self._lockstep
             self._chain.add(reading, action, flags=flags, latency=latency, gap=gap, runner=self._runner)
+
+
+def _wrong_reading(reading: Any) -> str | None:
+    """Why what `read` returned cannot be used; None: it can."""
+    if not isinstance(reading, Reading):
+        return f"read() returned {type(reading).__name__}, not Reading"
+    for name in ("t_mono", "reward"):
+        if not isinstance(value := getattr(reading, name), _NUMBER):
+            return f"read() returned a Reading whose {name} is {type(value).__name__}, not a number"
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

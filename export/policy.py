@@ -74,6 +74,8 @@ def read_policy(
         raise ExportError(f"{path}: no such policy; give a bundle folder or a .onnx file")
     path = path.resolve()
     beside = path.with_name(path.name + ".sha256")
+    if not beside.exists() and (path.parent / MANIFEST).exists():
+        raise ExportError(f"{source}: is a part of the bundle {Path(source).parent}; give that")
     model = _read_file(path)
     _check_seal(_read_file(beside), model, beside, path.name)
     return _check_bare(_parse(model, str(path)), variant, verify_key)

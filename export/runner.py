@@ -25,6 +25,7 @@ import numpy as np
 import onnxruntime
 
 from export.errors import ExportError
+from export.explaining import wrong_range, wrong_shape, wrong_time
 from export.golden import check_golden
 from export.matching import check_expected
 from export.policy import MAX_BATCH, Policy, read_policy
@@ -53,6 +54,11 @@ class Flag(enum.IntFlag):
 FAULT = int(
     Flag.STALE | Flag.BACKWARDS | Flag.SHAPE | Flag.RANGE | Flag.RUN | Flag.NOT_FINITE | Flag.BOUNDS | Flag.FROZEN,
 )
+_PLAIN_WORDS = {
+    Flag.RUN: "onnxruntime refused to run the policy",
+    Flag.NOT_FINITE: "the policy gave NaN or infinity",
+    Flag.BOUNDS: "the policy left its own action bounds",
+}
 _CLOCK_SLACK_S = 1e-3  # a time stamp may be this far in the future: clocks of two processes are read at two moments
 
 
@@ -243,6 +249,23 @@ class PolicyRunner:
         self._last_t, self._previous_t = previous._last_t, previous._previous_t
         self._same = previous._same
         self._previous_O[:] = previous._previous_O
+
+    def explain(self, flags: int, observation: Any, t_obs: float | None = None) -> str:
+        """What the faults in `flags`, of the last `step` and its arguments, mean here: which entry, which bound."""
+        now = time.monotonic()
+        words = []
+        if flags & Flag.STALE and t_obs is not None:
+            words.append(f"{1e3 * (now - t_obs):.0f} ms old by now, at most {1e3 * self._max_age_s:g} ms are allowed")
+        if flags & Flag.BACKWARDS and t_obs is not None:
+            words.append(wrong_time(t_obs, now, self._last_t))
+        if flags & Flag.SHAPE:
+            words.append(wrong_shape(observation, self.observation_size))
+        if flags & Flag.RANGE:
+            words.append(wrong_range(self._observation_O, self.contract, self._min_O, self._max_O))
+        words += [what for flag, what in _PLAIN_WORDS.items() if flags & flag]
+        if flags & Flag.FROZEN:
+            words.append(f"the same numbers {self._same} times in a row, each with a new time stamp")
+        return "; ".join(words)
 
     @property
     def last_action(self) -> np.ndarray | None:

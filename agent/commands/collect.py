@@ -18,6 +18,7 @@ from agent.evaluation import check_layout
 from agent.faults import FaultBudget
 from agent.policies import resolve_policy
 from agent.process import StopSignal
+from agent.seeds import check_seed
 from envs.catalog import lookup
 from envs.errors import EnvFault
 from envs.experts import EXPERTS, Expert, WaypointExpert
@@ -69,6 +70,7 @@ def collect(args: Args) -> dict[str, float]:
     """Collect `args.steps` steps into a new store; returns steps, episodes and mean return."""
     if args.steps < 1:
         raise ConfigError(f"--steps is {args.steps} but must be 1 or more")
+    check_seed(args.seed)
     env = make_env(args.env, max_episode_steps=args.max_episode_steps or None)
     actor_seed, reset_seed = np.random.SeedSequence(args.seed).spawn(2)
     act, on_reset = make_policy(args, env, np.random.default_rng(actor_seed))
@@ -159,7 +161,7 @@ def make_policy(
                 f"--policy {args.policy} is neither expert nor random, and no bundle, run or .onnx policy"
             )
         runner = PolicyRunner(resolve_policy(Path(args.policy)))
-        check_layout(env, runner.contract.layout_fingerprint, what=f"policy {runner.contract.policy_id}")
+        check_layout(env, runner.contract, what=f"policy {runner.contract.policy_id}")
 
         def restart(first: np.ndarray) -> None:
             runner.reset()

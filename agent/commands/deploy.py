@@ -21,11 +21,13 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from agent.console import results, table, write_json
+from agent.console import results, say, table, write_json
 from agent.deploying import SimulatedRobot, StoreRecorder, load_robot, start_watchdog
 from agent.errors import ConfigError
+from agent.own_code import raised
 from agent.policies import env_spec_of, resolve_policy
 from agent.process import StopSignal
+from agent.seeds import check_seed
 from export.contract import Contract
 from export.control_loop import ControlLoop
 from export.policy import read_policy
@@ -80,15 +82,19 @@ def run(args: Args) -> int:
     if args.json:
         write_json(report)
     else:
-        latency = report["latency_us"]
+        latency, steps = report["latency_us"], report["steps"]
+        held = f"{report['rate_hz']:.1f} Hz" if report["rate_hz"] else ""
         rows = [
             ["state", report["state"] + (f" ({report['reason']})" if report["reason"] else "")],
-            ["steps", f"{report['steps']} in {report['episodes']} episodes"],
+            ["steps", f"{steps} in {report['episodes']} episodes"],
             ["mean return", f"{np.mean(report['returns']):.3g}" if report["returns"] else "none finished"],
-            ["latency", f"p50 {latency['p50']} µs, p99 {latency['p99']} µs, max {latency['max']} µs"],
-            ["rate", f"{report['rate_hz']:.1f} Hz" if report["rate_hz"] else "unpaced"],
+            [
+                "latency",
+                ", ".join(f"{name} {latency[name]} µs" for name in ("p50", "p99", "max")) if steps else "no step",
+            ],
+            ["rate", held or ("none held" if report["target_hz"] else "unpaced")],
             ["overruns", str(report["overruns"])],
-            ["faults", str(report["faults"] or "none")],
+            ["faults", ", ".join(f"{name} {count}" for name, count in report["faults"].items()) or "none"],
         ]
         if report["watchdog"]:
             rows.append(["watchdog", "raised the alarm" if report["watchdog"]["alarmed"] else "quiet"])
@@ -103,12 +109,24 @@ def run(args: Args) -> int:
     return 0 if report["state"] == "OK" else 1
 
 
-def deploy(args: Args) -> dict[str, Any]:
-    """Run the loop and return its report, with successes (simulation), what was recorded and what was refused."""
+def check(args: Args) -> None:
+    """ConfigError for arguments that contradict each other or name no number of things."""
     if args.env and args.robot:
         raise ConfigError("--env and --robot exclude each other: give one of them")
     if args.watchdog and not args.robot:
         raise ConfigError("--watchdog needs --robot: a simulation stands still between steps")
+    for flag, value in (("--watchdog-timeout", args.watchdog_timeout), ("--watchdog-stop", args.watchdog_stop)):
+        if value and not args.watchdog:
+            raise ConfigError(f"{flag} needs --watchdog: without it nothing watches the loop")
+    for flag, value in (("--steps", args.steps), ("--episodes", args.episodes)):
+        if value < 0:
+            raise ConfigError(f"{flag} is {value} but must be 0 or more")
+    check_seed(args.seed)
+
+
+def deploy(args: Args) -> dict[str, Any]:
+    """Run the loop and return its report, with successes (simulation), what was recorded and what was refused."""
+    check(args)
     read = partial(read_policy, variant=args.variant or None, verify_key=args.verify_key)
     policy = read(resolve_policy(args.policy))
     trained = policy.contract.control.hz
@@ -119,7 +137,7 @@ def deploy(args: Args) -> dict[str, Any]:
         raise ConfigError(f"--rate is {rate:g} Hz but the policy's contract says {trained:g} Hz: leave --rate out")
     with ExitStack() as cleanup:
         robot = make_robot(args, policy.contract)
-        cleanup.callback(robot.close)
+        cleanup.callback(close, robot)
         expect = getattr(robot, "contract", None)
         frozen_after = args.frozen_after or getattr(robot, "frozen_after", None)
         runner = PolicyRunner(policy, expect=expect, frozen_after=frozen_after)
@@ -154,6 +172,14 @@ def deploy(args: Args) -> dict[str, Any]:
     return report
 
 
+def close(robot: Robot) -> None:
+    """Release the robot; what its own code raises then costs neither the report nor the recording."""
+    try:
+        robot.close()
+    except Exception as error:  # noqa: BLE001 - the user's code
+        say(f"the robot's close() raised {raised(error)}", "warning")
+
+
 def make_robot(args: Args, contract: Contract) -> Robot:
     """The user's robot, or a simulated one whose layout matches the policy."""
     if args.robot:
@@ -162,5 +188,5 @@ def make_robot(args: Args, contract: Contract) -> Robot:
     from agent.evaluation import evaluation_rng, make_matching_env
 
     spec = env_spec_of(contract, args.env, args.max_episode_steps)
-    env = make_matching_env(spec, contract.layout_fingerprint, what=f"policy {contract.policy_id}")
+    env = make_matching_env(spec, contract, what=f"policy {contract.policy_id}")
     return SimulatedRobot(env, rng=evaluation_rng(args.seed))

@@ -24,9 +24,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from agent.calls import export
 from agent.console import results, table, working, write_json
-from agent.errors import ConfigError
-from agent.run_directory import RunDirectory
+from agent.export_request import DevicePromises
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +65,13 @@ class Args:
 
 def run(args: Args) -> int:
     """Export and print what was checked."""
-    if args.env_episodes < 0:
-        raise ConfigError(f"--env-episodes is {args.env_episodes} but must be 0 or more")
-    RunDirectory(args.run).load_config()
-    # Only here: neither --help nor a wrong path waits for torch.
-    from agent.exporting import DevicePromises, export_run
-
     promises = DevicePromises(
         hz=args.hz, deadline_ms=args.deadline_ms, max_obs_age_ms=args.max_obs_age_ms, on_fault=args.on_fault,
         rate_limit=args.rate_limit, action_names=args.action_names,
         robot_model=args.robot_model, robot_revision=args.robot_revision,
     )  # fmt: skip
     with working("exporting and comparing with the trained network"):
-        outcome = export_run(
+        outcome = export(
             args.run, args.out, promises=promises, int8=args.quantize == "int8", best_of_n=args.best_of_n,
             episodes=args.env_episodes, sign_key=args.sign,
         )  # fmt: skip

@@ -28,6 +28,7 @@ from agent.evaluation import check_layout, evaluation_rng
 from agent.playback import Pick, Shown, play_policy, play_store
 from agent.policies import env_spec_of, resolve_policy
 from agent.rendering import MOST_FPS, VIDEO_SUFFIXES, backend, caption, make_rendering_env, write_video
+from agent.seeds import check_seed
 from envs.make import make_env
 from envs.wrappers import FlatEnv
 from export.runner import PolicyRunner
@@ -86,8 +87,11 @@ def run(args: Args) -> int:
 
 def check(args: Args) -> None:
     """ConfigError for arguments that cannot be served, before anything runs."""
+    if not (args.target / GROUP).exists():
+        resolve_policy(args.target)
     if args.episodes < 1:
         raise ConfigError(f"--episodes is {args.episodes} but must be 1 or more")
+    check_seed(args.seed)
     if min(args.width, args.height) < 16:
         raise ConfigError(f"--width {args.width} and --height {args.height}: both must be 16 or more")
     if args.out is not None and args.out.suffix.lower() not in VIDEO_SUFFIXES:
@@ -120,7 +124,7 @@ def prepare(args: Args, mode: str) -> tuple[FlatEnv, Iterator[Shown]]:
     runner = PolicyRunner(resolve_policy(args.target))
     contract = runner.contract
     env = make(args, env_spec_of(contract, args.env, args.max_episode_steps), mode)
-    check_layout(env, contract.layout_fingerprint, what=f"policy {contract.policy_id}")
+    check_layout(env, contract, what=f"policy {contract.policy_id}")
     return env, play_policy(env, runner, episodes=args.episodes, rng=rng, fps=fps)
 
 

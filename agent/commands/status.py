@@ -6,7 +6,6 @@ Example:
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from agent.console import results, write_json
 from agent.errors import RunError
 from agent.files import read_lines
 from agent.run_directory import TURNING_POINTS, RunDirectory
-from agent.status_view import line, panel
+from agent.status_view import PHASES, line, panel
 from replay.processes import alive
 
 REFRESH_SECONDS = 1.0
@@ -32,6 +31,18 @@ COUNTERS = {
     "updates_per_second": "online_updates",
     "steps_per_second": "online_steps",
 }
+
+NUMBER = (int, float)
+KINDS: dict[str, type | tuple[type, ...]] = {
+    "time": NUMBER, "pid": int, "phase": str, "stopped": bool, "pretrain_step": int, "pretrain_steps": int,
+    "online_steps": int, "planned_online_steps": int, "online_updates": int, "policy_version": int,
+    "learner_wait_seconds": NUMBER, "collectors": list,
+}  # fmt: skip
+"""What is always in status.json, and of which kind."""
+COLLECTOR_KINDS: dict[str, type | tuple[type, ...]] = {
+    "steps": int, "episodes": int, "policy_version": int, "wait_seconds": NUMBER, "faults": int,
+}  # fmt: skip
+"""The same of each of its collectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +102,10 @@ def observed(directory: RunDirectory, history: History) -> dict[str, Any]:
 def gather(directory: RunDirectory) -> dict[str, Any]:
     """status.json with what can be said beside it; RunError where the run has none yet."""
     directory.load_config()
-    try:
-        status: dict[str, Any] = json.loads(directory.status.read_text())
-    except OSError as error:
-        raise RunError(f"{directory.path} has no status yet: its agent has not started") from error
+    if not directory.status.exists():
+        raise RunError(f"{directory.path} has no status yet: its agent has not started")
+    status = directory.read_record(directory.status)
+    check_status(status, directory.status)
     metrics, events = read_lines(directory.metrics), read_lines(directory.events)
     evaluations = [record for record in metrics if record["kind"] == "evaluation"]
     incidents = [event for event in events if event["kind"] not in TURNING_POINTS]
@@ -117,6 +128,21 @@ def gather(directory: RunDirectory) -> dict[str, Any]:
         if lines[1]["phase"] == "online":
             status["steps_per_second"] = (lines[1]["online_steps"] - lines[0]["online_steps"]) / seconds
     return status
+
+
+def check_status(status: dict[str, Any], file: Path) -> None:
+    """RunError unless everything that is shown of a status is there, and of its kind."""
+    parts = [("", status, KINDS)]
+    if isinstance(status.get("collectors"), list):
+        parts += [(f"collectors[{i}].", each, COLLECTOR_KINDS) for i, each in enumerate(status["collectors"])]
+    for where, part, kinds in parts:
+        for name, kind in kinds.items():
+            value = part.get(name) if isinstance(part, dict) else None
+            if not isinstance(value, kind) or (name == "phase" and value not in PHASES):
+                raise RunError(
+                    f"{file}: {where}{name} is {value!r:.40}, which no agent writes: the file is damaged; "
+                    "the same `slipway train` command writes it anew"
+                )
 
 
 def rates(before: dict[str, Any], now: dict[str, Any]) -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from agent.algorithms import config_class
+from agent.export_request import request_export
 from agent.exporting import export_run
 from agent.run_directory import RunDirectory
 from agent.setup_run import set_up
@@ -52,7 +53,7 @@ def pretrained(place: Path, name: str, **changes: Any) -> RunDirectory:
 @pytest.mark.parametrize("name", ["iql", *OTHERS])
 def test_an_export_that_chooses_agrees_with_the_network_and_is_run_like_any_other(place: Path, name: str) -> None:
     run, bundle = pretrained(place, name), place / f"{name}.policy"
-    outcome = export_run(run.path, bundle, best_of_n=5, seed=3)
+    outcome = export_run(request_export(run.path, bundle, best_of_n=5, seed=3))
     parity = outcome["parity"]
     assert outcome["policy"].endswith("-best-of-5")
     assert set(outcome["variants"]) == {"float32"}
@@ -78,7 +79,9 @@ def test_an_export_that_chooses_agrees_with_the_network_and_is_run_like_any_othe
 @pytest.mark.full
 def test_the_same_seed_gives_the_same_bytes(place: Path) -> None:
     run = pretrained(place, "iql")
-    once, again = (export_run(run.path, place / f"{name}.policy", best_of_n=3) for name in ("once", "again"))
+    once, again = (
+        export_run(request_export(run.path, place / f"{name}.policy", best_of_n=3)) for name in ("once", "again")
+    )
     first, second = ((Path(each["bundle"]) / "policy.onnx").read_bytes() for each in (once, again))
     assert first == second
 

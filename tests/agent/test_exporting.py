@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.exporting import DevicePromises, network_reference
+from agent.export_request import DevicePromises
+from agent.exporting import network_reference
 from agent.preparation import Preparation
 from export.errors import ContractError
 from export.onnx_writer import export_policy

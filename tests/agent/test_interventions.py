@@ -62,13 +62,16 @@ def test_interventions_are_sampled_into_both_halves(corrected: RunDirectory) -> 
     assert offline == pytest.approx(flagged / (flagged + learner.store.num_rows), abs=0.06)
 
 
-def test_a_spec_that_names_nothing_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+def test_a_spec_that_names_nothing_to_call_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     config = config_of(tmp_path, "new")
     for spec, words in (
         ("brakes", "module:name"),
         ("no_such_module:make", "no module named no_such_module"),
         (f"{MODULE}:make", "has no make"),
         (f"{MODULE}:number", "is a int"),
+        (f"{MODULE}:nothing", "returned a NoneType, which cannot be called"),
+        (f"{MODULE}:no_device", "its factory raised ConnectionError: the gamepad is not plugged in"),
+        (f"{MODULE}:leaves", "its factory: ended with exit code 3"),
     ):
         with pytest.raises(ConfigError, match=r"^online\.intervention: ") as refused:
             train(replace(config, online=replace(config.online, intervention=spec)))

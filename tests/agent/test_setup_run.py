@@ -11,12 +11,13 @@ import pytest
 
 from agent.config import TrainConfig
 from agent.errors import RunError
+from agent.evaluation import different_terms
 from agent.preparation import Preparation
 from agent.run_directory import RunDirectory
 from agent.setup_run import set_up
 from envs.errors import EnvError
 from envs.make import describe, make_env
-from replay.schema import StoreSpec
+from replay.schema import ObservationTerm, StoreSpec
 from replay.store import Store
 
 ENV = "Pendulum-v1"
@@ -84,19 +85,42 @@ def test_a_store_without_an_environment_asks_for_one(tmp_path: Path, description
     assert json.loads(run.env.read_text())["id"] == ENV
 
 
-def test_a_store_of_another_layout_is_refused(tmp_path: Path, description: dict[str, Any]) -> None:
-    wider = [{"name": "observation", "offset": 0, "length": 7, "dtype": "float32"}]
-    store = make_store(tmp_path / "store", description, observation=wider)
-    refused(
-        RunDirectory(tmp_path / "run"), TrainConfig(replay=store.path), "another layout than environment Pendulum-v1"
-    )
+LAYOUTS: dict[str, tuple[dict[str, Any], str]] = {
+    "size": (
+        {"observation": [{"name": "observation", "offset": 0, "length": 7, "dtype": "float32"}]},
+        r"has, 7 observation entries \(observation\[7\]\) against 3 \(observation\[3\]\): give the --env",
+    ),
+    "terms": (
+        {"observation": [{"name": f"t{i}", "offset": i, "length": 1, "dtype": "float32"} for i in range(7)]},
+        r"7 observation entries \(t0\[1\], t1\[1\], t2\[1\], t3\[1\], and 3 more\) against 3 \(observation\[3\]\)",
+    ),
+    "actions": (
+        {"action_low": [-1.0] * 2, "action_high": [1.0] * 2}, "has, 2 action entries against 1: give the --env"
+    ),
+    "bounds": (
+        {"action_low": [-1.0], "action_high": [1.0]},
+        r"has, action\[0\] from -1 to 1 against -2 to 2: .* or ingest its data again with --env Pendulum-v1$",
+    ),
+    "one bound": ({"action_high": [3.0]}, r"has, action\[0\] from -2 to 3 against -2 to 2: "),
+}  # fmt: skip
 
 
-def test_a_store_of_other_action_bounds_is_refused(tmp_path: Path, description: dict[str, Any]) -> None:
-    store = make_store(tmp_path / "store", description, action_high=[3.0])
-    refused(
-        RunDirectory(tmp_path / "run"), TrainConfig(replay=store.path), "another layout than environment Pendulum-v1"
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_store_of_another_layout_is_refused_with_what_differs(
+    name: str, tmp_path: Path, description: dict[str, Any]
+) -> None:
+    changes, words = LAYOUTS[name]
+    store = make_store(tmp_path / "store", description, **changes)
+    refused(RunDirectory(tmp_path / "run"), TrainConfig(replay=store.path), rf"store {store.path} was made .* {words}")
+
+
+def test_of_two_long_layouts_the_first_difference_is_told() -> None:
+    ours, theirs = (
+        [ObservationTerm(name=name, offset=i, length=1, dtype="float32") for i, name in enumerate(names)]
+        for names in (("a", "b", "c", "d", "e"), ("a", "b", "d", "c", "e"))
     )
+    assert [*different_terms(ours, theirs)] == ["observation c[1] against d[1]"]
+    assert [*different_terms(ours, ours)] == []
 
 
 def test_an_unknown_environment_is_refused_with_the_nearest(tmp_path: Path, description: dict[str, Any]) -> None:

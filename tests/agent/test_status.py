@@ -132,6 +132,25 @@ def test_a_run_that_has_not_started_is_told_apart_from_none(run: RunDirectory, t
         gather(RunDirectory(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("{", r"status\.json cannot be read \(.*line 1"),
+        ("[]", "holds a list, not a JSON object"),
+        ('{"phase": 5}', "time is None, which no agent writes"),
+        (json.dumps({**STATUS, "phase": 5}), "phase is 5, which no agent writes: .* writes it anew"),
+        (json.dumps({**STATUS, "phase": "elsewhere"}), "phase is 'elsewhere'"),
+        (json.dumps({**STATUS, "online_steps": "many"}), "online_steps is 'many'"),
+        (json.dumps({**STATUS, "collectors": [3]}), r"collectors\[0\]\.steps is None"),
+    ],
+)
+def test_a_damaged_status_is_refused_in_one_line(run: RunDirectory, written: str, words: str) -> None:
+    run.status.write_text(written)
+    with pytest.raises(RunError, match=words) as refused:
+        gather(run)
+    assert "\n" not in str(refused.value) and str(run.status) in str(refused.value)
+
+
 def test_watching_into_a_file_ends_with_the_run(run: RunDirectory) -> None:
     write_atomic(run.status, json.dumps({**STATUS, "stopped": True}).encode())
     command = [sys.executable, "-m", "agent.cli", "status", str(run.path), "--watch"]

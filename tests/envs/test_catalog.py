@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import pytest
 
 from envs.catalog import CATALOG, evaluation_spec, lookup, normalized_score, training_spec
@@ -86,14 +87,41 @@ def test_an_unknown_id_names_the_nearest(wrong: str, near: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_id_like_nothing_known_still_names_some_that_exist() -> None:
-    with pytest.raises(EnvError, match="Hopper-v5"):
-        lookup("§§§")
+@pytest.mark.parametrize("wrong", ["§§§", "nonsense", "json:Foo-v0"])
+def test_an_id_like_nothing_known_gets_no_guess(wrong: str) -> None:
+    with pytest.raises(EnvError, match=f"unknown environment {wrong!r}: ") as caught:
+        lookup(wrong)
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["", "json:"])
+def test_an_empty_id_is_called_empty(wrong: str) -> None:
+    with pytest.raises(EnvError, match=r"the environment's name is empty: give a Gymnasium id, e\.g\. Hopper-v5"):
+        lookup(wrong)
 
 
 def test_a_missing_module_is_named() -> None:
     with pytest.raises(EnvError, match="no_such_module"):
         lookup("no_such_module:Thing-v0")
+
+
+def test_a_module_is_found_in_the_working_directory_and_its_faults_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_tasks.py").write_text("import gymnasium\ngymnasium.register('MyTask-v0', 'my_tasks:Task')\n")
+    (tmp_path / "my_broken_tasks.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    assert lookup("my_tasks:MyTask-v0").id == "my_tasks:MyTask-v0"
+    with pytest.raises(
+        EnvError, match=r"module my_tasks registers no MyTsk-v0: did you mean MyTask-v0\?; importing it"
+    ):
+        lookup("my_tasks:MyTsk-v0")
+    with pytest.raises(
+        EnvError, match=r"cannot import module 'my_broken_tasks' .*: ZeroDivisionError: division by zero"
+    ):
+        lookup("my_broken_tasks:Thing-v0")
+    del gymnasium.registry["MyTask-v0"]
 
 
 def test_other_registered_ids_get_defaults_and_unlisted_variants_those_of_their_family() -> None:

@@ -49,6 +49,21 @@ class Unbuildable(Hardware):
         super().__init__()
 
 
+class Silent(Hardware):
+    """Does not say what it delivers."""
+
+    contract = None  # type: ignore[assignment]
+
+
+class Jammed(Hardware):
+    def safe_stop(self) -> None:
+        raise RuntimeError("brake jammed")
+
+    def close(self) -> None:
+        mark("closed", "robot")
+        raise OSError("port is gone")
+
+
 class Chatty(Hardware):
     def __init__(self) -> None:
         print("hardware: built")
@@ -65,6 +80,14 @@ def make_robot() -> Hardware:
 
 def make_permuted() -> Permuted:
     return Permuted()
+
+
+def make_named(name: str) -> Hardware:
+    return Hardware()
+
+
+def make_unplugged() -> Hardware:
+    raise RuntimeError("port /dev/ttyUSB0\nis missing")
 
 
 def watchdog_stop() -> None:

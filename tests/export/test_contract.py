@@ -148,7 +148,12 @@ def test_expectations_agree_in_float32_and_name_what_differs() -> None:
         ({"action": {"low": low32[:-1]}}, r"action\.low has 6 entries, 5 are expected"),
         ({"observation": actual["observation"][::-1]}, r"observation\[0\]"),
         ({"env": {"id": "Other-v0"}}, r"env\.id is 'Test-v0'"),
-        ({"robot": {"colour": "red"}}, r"robot\.colour"),
+        ({"robot": {"colour": "red"}}, r"robot\.colour is expected .* its keys are model, revision"),
+        ({"obsrvation": [{"name": "qpos"}]}, "no policy's contract has such a key; did you mean observation"),
+        ({"action": {"lows": low32}}, r"action\.lows is .* did you mean action\.low\?"),
+        ({"recurrent": {"size": 4}}, r"contract has no recurrent\.size, .* exported for this robot"),
+        ({"candidates": {"count": 4}}, "contract has no candidates, .* exported for this robot"),
+        ({"env": {"kwargs": {"wind": 1}}}, r"contract has no env\.kwargs\.wind"),
         ({"layout_fingerprint": "abc"}, "layout_fingerprint"),
     ):
         with pytest.raises(ContractError, match=named):

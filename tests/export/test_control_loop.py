@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -63,13 +64,13 @@ class ThreadedRobot:
 class ScriptedRobot:
     """Says what it is told to say, in order; an exception in the script is raised."""
 
-    script: list[Reading | Exception]
+    script: list[Reading | BaseException]
     written: list[np.ndarray] = field(default_factory=list)
     safe_stops: int = 0
 
     def read(self) -> Reading:
         said = self.script.pop(0)
-        if isinstance(said, Exception):
+        if isinstance(said, BaseException):
             raise said
         return said
 
@@ -302,6 +303,80 @@ def test_a_write_that_fails_stops_safely_at_once(runner: PolicyRunner) -> None:
     robot.close()
     assert len(robot.written) == 4 and robot.safe_stops == 1
     assert report["state"] == "LATCHED" and "actuator offline" in report["reason"] and report["faults"] == {"WRITE": 1}
+
+
+def of(**changes: Any) -> Callable[[], Any]:
+    """A reading that is made when it is read."""
+    sound = {"observation": np.zeros(OBS, np.float32), "t_mono": 0.0}
+    return lambda: Reading(**(sound | {"t_mono": time.monotonic()} | changes))
+
+
+def infinite(index: int) -> np.ndarray:
+    observation = np.zeros(OBS, np.float32)
+    observation[index:] = np.inf
+    return observation
+
+
+FAULTS: dict[str, tuple[Callable[[], Any], str, str]] = {
+    "array": (lambda: np.zeros(OBS), "READ", r"^read\(\) returned ndarray, not Reading$"),
+    "nothing": (lambda: None, "READ", r"^read\(\) returned NoneType, not Reading$"),
+    "time in words": (of(t_mono="now"), "READ", "Reading whose t_mono is str, not a number"),
+    "reward in words": (of(reward=None), "READ", "Reading whose reward is NoneType, not a number"),
+    "list executed": (of(executed=[0.0] * ACT), "READ", "executed action is not 6 numbers"),
+    "size": (of(observation=np.zeros(5, np.float32)), "SHAPE", "^step 0: SHAPE: 5 numbers, 17 wanted$"),
+    "list": (of(observation=[0.0] * OBS), "SHAPE", "the observation is a list, not an array of 17 numbers"),
+    "batch": (of(observation=np.zeros((1, OBS))), "SHAPE", r"has the shape \[1, 17\], \[17\] is wanted"),
+    "objects": (of(observation=np.zeros(OBS, object)), "SHAPE", "holds object, not numbers"),
+    "infinite": (of(observation=infinite(10)), "RANGE", r"RANGE: qvel\[2\] is inf but must be finite, and 6 more$"),
+    "wall clock": (of(t_mono=1.79e9), "BACKWARDS", r"t_mono is 1790000000, on another clock .* be time\.monotonic"),
+    "no time": (of(t_mono=float("nan")), "BACKWARDS", r"t_mono is nan: Reading\.t_mono must be time\.monotonic"),
+    "old": (of(t_mono=1e-3), "STALE", r"STALE: \d+ ms old by now, at most 200 ms are allowed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_that_ends_the_flight_says_what_was_wrong(name: str, runner: PolicyRunner) -> None:
+    read, fault, words = FAULTS[name]
+    robot = ScriptedRobot([])
+    robot.read = read  # type: ignore[method-assign]
+    report = ControlLoop(robot, runner, hz=None, max_steps=5).run()
+    assert (report["state"], report["faults"], report["steps"]) == ("LATCHED", {fault: 1}, 0)
+    assert re.search(words, report["reason"]), report["reason"]
+    assert robot.safe_stops == 1
+
+
+def test_a_value_outside_its_credible_range_is_named_with_its_bounds(model: bytes) -> None:
+    position, velocity = make_contract().observation
+    contract = make_contract(observation=(replace(position, valid_min=(-1.0,) * 8, valid_max=(1.0,) * 8), velocity))
+    limited = PolicyRunner(Template.from_bytes(model).patch(weights_of(make_network()), contract))
+    report = ControlLoop(ScriptedRobot([say(2.5)]), limited, hz=None).run()
+    assert report["reason"] == "step 0: RANGE: qpos[0] is 2.5 but must lie in -1 to 1, and 7 more"
+
+
+def test_a_reading_from_before_the_last_one_says_how_long(runner: PolicyRunner) -> None:
+    now = time.monotonic()
+    script: list[Reading | BaseException] = [replace(say(0.1), t_mono=now)]
+    script += [replace(say(0.1 * n), t_mono=now - 0.05) for n in range(5)]
+    report = ControlLoop(ScriptedRobot(script), runner, hz=None).run()
+    assert (
+        report["state"] == "LATCHED" and "BACKWARDS: measured 0.05 s before the reading before it" in report["reason"]
+    )
+
+
+def test_a_safe_stop_that_raises_is_a_fault_that_the_report_tells(runner: PolicyRunner) -> None:
+    class Jammed(ScriptedRobot):
+        def safe_stop(self) -> None:
+            raise RuntimeError("brake\njammed")
+
+    log = Log()
+    report = ControlLoop(Jammed([say(0.1)] * 5), runner, hz=None, recorder=log, max_steps=3).run()
+    assert (report["state"], report["reason"]) == ("LATCHED", "safe_stop raised: brake jammed")
+    assert report["faults"] == {"SAFE_STOP": 1} and report["steps"] == 3
+    assert [kind for kind, _ in log.entries] == ["step", "step", "cut"], "the recording ends as ever"
+    faulty = ControlLoop(Jammed([say(np.nan)]), runner, hz=None).run()
+    assert faulty["reason"].startswith("step 0: RANGE: qpos[0] is nan") and "; safe_stop raised" in faulty["reason"]
+    with pytest.raises(KeyboardInterrupt):
+        ControlLoop(Jammed([KeyboardInterrupt()]), runner, hz=None).run()
 
 
 def test_an_interrupt_stops_safely_and_is_passed_on(runner: PolicyRunner) -> None:

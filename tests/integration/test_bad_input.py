@@ -6,6 +6,7 @@ The likeliest forty are in `mistakes.py`; here is what is rarer.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ def here(place: Path, trained: Made, bundle: Made) -> Path:
     (place / "wrong_type.toml").write_text('pretrain_steps = "many"\n')
     (place / "my_arm.py").write_text("make = 1 / 0\n")
     (place / "broken.toml").write_text("pretrain_steps = = 10\n")
+    for name, missing in (("unprepared", "preparation.json"), ("homeless", "env.json"), ("damaged", "")):
+        shutil.copytree(place / "run", place / name, ignore=shutil.ignore_patterns("replay.zarr", "v0*", missing))
+    (place / "damaged" / "preparation.json").write_text('{"mean": [0]}')
+    (place / "other.policy").mkdir()
+    (place / "other.policy" / "manifest.json").write_text('{"contract": {"policy_id": "other-1"}}')
     empty = Store.create(place / "empty.zarr", Store.open(place / "data.zarr").spec)
     assert empty.num_steps == 0
     return place
@@ -86,6 +92,25 @@ ARGUMENTS: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
         ("PointMaze_UMazee-v3", "did you mean", ENV),
     ),
     "unknown environment to train in": ((*TRAIN, "--env", "PointMaz-v3"), ("PointMaz-v3", "did you mean")),
+    "environment of no name": (("collect", "--env", "", "--steps", 5, "--out", "never"), ("is empty", "Hopper-v5")),
+    "environment whose module fails": ((*TRAIN, "--env", "my_arm:Arm-v0"), ("'my_arm'", "ZeroDivisionError")),
+    "negative seed to collect": (
+        ("collect", "--env", ENV, "--steps", 5, "--seed", -1, "--out", "never"), ("seed is -1 but must be 0 or more",),
+    ),
+    "negative seed to train": ((*TRAIN, "--seed", -1), ("seed is -1 but must be 0 or more",)),
+    "negative seed to eval": (("eval", "maze.policy", "--seed", -1), ("seed is -1 but must be 0 or more",)),
+    "negative seed to deploy": (("deploy", "maze.policy", "--seed", -1), ("seed is -1 but must be 0 or more",)),
+    "negative seed to play": (("play", "maze.policy", "--seed", -1), ("seed is -1 but must be 0 or more",)),
+    "negative seed to demo": (("demo", "--out", "never", "--seed", -1), ("seed is -1 but must be 0 or more",)),
+    "negative steps": (("deploy", "maze.policy", "--steps", -1), ("--steps is -1 but must be 0 or more",)),
+    "negative episodes": (("deploy", "maze.policy", "--episodes", -1), ("--episodes is -1 but must be 0 or more",)),
+    "timeout of no watchdog": (
+        ("deploy", "maze.policy", "--watchdog-timeout", 0.1), ("--watchdog-timeout needs --watchdog",),
+    ),
+    "stop of no watchdog": (
+        ("deploy", "maze.policy", "--robot", "a:b", "--rate", 50, "--watchdog-stop", "a:c"),
+        ("--watchdog-stop needs --watchdog",),
+    ),
     "environment of no module": (
         ("collect", "--env", "no_such_module:Env-v0", "--steps", 5, "--out", "never"), ("no_such_module",),
     ),
@@ -126,16 +151,44 @@ PLACES: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "status of no run": (("status", "notes"), ("notes", "slipway train")),
     "report of no run": (("report", "notes"), ("notes", "slipway train")),
     "replay info of no store": (("replay", "info", "notes"), ("notes", "slipway ingest")),
+    "export over a folder": (("export", "run", "--out", "notes"), ("notes", "exists", "another --out")),
+    "export over another policy": (("export", "run", "--out", "other.policy"), ("other.policy", "exists", "--out")),
+    "export signed with nothing": (("export", "run", "--out", "never", "--sign", "nokey.pem"), ("nokey.pem", "PEM")),
+    "export at no rate": (("export", "run", "--out", "never", "--hz", -1), ("control.hz is -1",)),
+    "export of a limit without a rate": (
+        ("export", "run", "--out", "never", "--rate-limit", 2), ("rate_limit needs control.hz", "--hz"),
+    ),
+    "export without preparation": (
+        ("export", "unprepared", "--out", "never"), ("unprepared has no preparation.json", "slipway train"),
+    ),
+    "export without environment": (("export", "homeless", "--out", "never"), ("homeless has no env.json",)),
+    "export of a damaged preparation": (("export", "damaged", "--out", "never"), ("preparation.json", "damaged")),
     "export of no run": (("export", "notes", "--out", "never"), ("notes", "slipway train")),
     "eval of nothing": (("eval", "nowhere"), ("nowhere", "bundle")),
     "eval of no episode": (("eval", "maze.policy", "--episodes", 0), ("--episodes", "0")),
     "verify of a folder": (("verify", "notes"), ("manifest.json",)),
+    "play of nothing": (("play", "nowhere"), ("nowhere does not exist",)),
+    "deploy of a bundle's part": (
+        ("deploy", "maze.policy/policy.onnx"), ("maze.policy/policy.onnx", "the bundle maze.policy", "give that"),
+    ),
     "deploy of nothing": (("deploy", "nowhere"), ("nowhere",)),
     "deploy in another task": (("deploy", "maze.policy", "--env", "AdroitHandDoor-v1"), ("AdroitHandDoor-v1", "--env")),
     "deploy on both": (
         ("deploy", "maze.policy", "--env", ENV, "--robot", "a:b", "--rate", 10), ("--env", "--robot", "exclude"),
     ),
     "record into a folder": (("deploy", "maze.policy", "--episodes", 1, "--record", "notes"), ("notes",)),
+    "record into a file": (
+        ("deploy", "maze.policy", "--episodes", 1, "--record", "broken.toml"),
+        ("--record broken.toml is a file, not a replay store", "choose another"),
+    ),
+    "robot that is unplugged": (
+        ("deploy", "maze.policy", "--robot", "tests.export.hardware:make_unplugged", "--rate", 10),
+        ("--robot", "its factory raised RuntimeError: port /dev/ttyUSB0 is missing"),
+    ),
+    "robot whose factory wants a name": (
+        ("deploy", "maze.policy", "--robot", "tests.export.hardware:make_named", "--rate", 10),
+        ("its factory raised TypeError", "'name'"),
+    ),
     "robot of no module": (
         ("deploy", "maze.policy", "--robot", "arm:make", "--rate", 10), ("arm:make", "no module named arm"),
     ),
@@ -149,8 +202,10 @@ PLACES: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_what_does_not_fit_is_named_with_its_mend(name: str, here: Path) -> None:
+def test_what_does_not_fit_is_named_with_its_mend(name: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, words = PLACES[name]
+    # What loads torch: none of these waits for it.
+    monkeypatch.setitem(sys.modules, "agent.exporting", None)
     line = refusal(*arguments, cwd=here)
     assert not [word for word in words if word not in line], line
 

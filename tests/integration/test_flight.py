@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from replay.store import Store
-from tests.integration.command import ROOT, SLIPWAY, environment, outcome, refusal, run
+from tests.integration.command import ROOT, SLIPWAY, environment, outcome, refusal, run, run_here
 from tests.integration.conftest import SMALL, Made
 
 
@@ -28,6 +29,32 @@ def test_a_policy_with_permuted_terms_is_refused(pristine_bundle: Path, tmp_path
 def test_a_watchdog_needs_a_robot_and_a_folder_must_be_there(bundle: Made, place: Path) -> None:
     assert "needs --robot" in refusal("deploy", "maze.policy", "--watchdog", cwd=place)
     assert "no such folder" in refusal("deploy", "maze.policy", "--watch", "nowhere", "--episodes", 1, cwd=place)
+
+
+def test_a_robot_that_cannot_be_stopped_is_reported_and_everything_else_closed(
+    pristine_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARDWARE", str(tmp_path))
+    robot = ("--robot", "tests.export.hardware:Jammed", "--rate", 50, "--steps", 4)
+    done = run_here("deploy", pristine_bundle, *robot, "--record", tmp_path / "flight.zarr", "--json", cwd=ROOT)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["state"]) == (1, "LATCHED")
+    assert report["reason"] == "safe_stop raised: brake jammed"
+    assert "warning: the robot's close() raised OSError: port is gone" in done.stderr
+    assert lines(tmp_path / "closed") == 1
+    assert Store.open(tmp_path / "flight.zarr").num_steps == report["recorded"]
+
+
+def test_the_faults_of_a_flight_without_a_step_are_told_in_words(
+    place: Path, bundle: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARDWARE", str(tmp_path))
+    done = run_here("deploy", "maze.policy", "--robot", "tests.export.hardware:Silent", "--rate", 50, cwd=place)
+    assert done.returncode == 1, done.stderr
+    said = re.sub(r"[\s│]+", " ", done.stdout)
+    assert "LATCHED (step 0: SHAPE: 17 numbers, 8 wanted)" in said
+    assert not [words for words in ("faults SHAPE 1", "latency no step", "rate none held") if words not in said], said
+    assert "None" not in said and "{" not in said
 
 
 def test_newer_policies_are_flown_corrupt_ones_reported_and_a_signal_rolls_back(
