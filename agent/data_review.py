@@ -67,6 +67,8 @@ def known_task(spec: StoreSpec) -> Task | None:
 
 def review(spec: StoreSpec, found: Inspection) -> list[Finding]:
     """All findings, problems first."""
+    if not found.steps:
+        return [problem("empty", "no step can be sampled: ingest or collect data first")]
     made = [*values(found), *amount(found), *ends(spec, found), *rewards(spec, found), *behaviour(found)]
     return sorted(made, key=lambda finding: finding.level != "problem")
 
@@ -146,9 +148,6 @@ def values(found: Inspection) -> Iterator[Finding]:
 def amount(found: Inspection) -> Iterator[Finding]:
     """Of how much there is."""
     episodes, ended = len(found.returns), int(found.ended.sum())
-    if not found.steps:
-        yield problem("empty", "no step can be sampled: ingest or collect data first")
-        return
     if found.steps < FEW_STEPS or ended < FEW_EPISODES:
         yield note("little_data", f"{found.steps:,} steps in {ended} whole episodes are little to learn from: add data")
     if found.duplicates:

@@ -138,7 +138,7 @@ def unpack(path: Path, *, cache: Path | None = None) -> Path:
         own: Any = root.attrs[KEY]
         if own["format"] > FORMAT:
             raise FormatVersionError(
-                f"{path} has archive format {own['format']}: upgrade with `pip install -U slipway`"
+                f"{path} has archive format {own['format']}, this Slipway reads up to {FORMAT}: {layout.UPDATE}"
             )
         spec, place = StoreSpec.from_json(own["spec"]), cache / str(own["digest"])
         if (place / MARK).exists():

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.errors import CorruptStoreError, StorageError
-from replay.layout import fsync_directory
+from replay.layout import fsync_directory, repair_advice
 
 
 def chunk_path(array: Path, index: int) -> Path:
@@ -38,13 +38,10 @@ def check_chunk(path: Path, expected_bytes: int) -> None:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
-        raise CorruptStoreError(
-            f"chunk file {path} is missing: restore it from a copy, or move its stream's folder out of the store"
-        ) from None
+        raise CorruptStoreError(f"chunk file {path} is missing: {repair_advice(path)}") from None
     if size != expected_bytes:
         raise CorruptStoreError(
-            f"chunk file {path} has {size} bytes instead of {expected_bytes}: restore it from a copy, "
-            "or move its stream's folder out of the store"
+            f"chunk file {path} has {size} bytes instead of {expected_bytes}: {repair_advice(path)}"
         )
 
 

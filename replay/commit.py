@@ -16,6 +16,7 @@ from pathlib import Path
 import google_crc32c
 
 from replay.errors import CorruptStoreError
+from replay.layout import repair_advice
 
 MAGIC = int.from_bytes(b"SLIPWAY1", "little")
 SLOT_BYTES = 4096
@@ -113,6 +114,5 @@ def read_newest(fd: int, path: Path) -> Slot:
 def both_corrupt(path: Path) -> CorruptStoreError:
     """The error for a commit file without a valid slot."""
     return CorruptStoreError(
-        f"{path}: both commit slots are corrupt, so the number of rows is unknown; restore this file from a copy, "
-        "or move the stream's folder out of the store to go on without it"
+        f"{path}: both commit slots are corrupt, so the number of rows is unknown: {repair_advice(path)}"
     )

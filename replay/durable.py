@@ -47,7 +47,7 @@ def _slot(store: Store, name: str) -> commit.Slot:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise CorruptStoreError(f"{path} cannot be opened ({error.strerror}): restore it from a copy") from error
+        raise CorruptStoreError(f"{path} cannot be opened ({error.strerror}): {layout.repair_advice(path)}") from error
     try:
         return commit.read_newest(fd, path)
     finally:

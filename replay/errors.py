@@ -34,7 +34,7 @@ class StoreExistsError(ReplayError):
 class FormatVersionError(ReplayError):
     """The store was written by a newer Slipway.
 
-    Mend: `pip install -U slipway`.
+    Mend: update Slipway to a version that reads it: `git pull && make install` in its checkout.
     """
 
 

@@ -75,7 +75,9 @@ def export_minari(
             import minari
             from minari.dataset.minari_storage import MinariStorage
         except ImportError as error:
-            raise ExportError(f"exporting to Minari needs it: pip install 'slipway[train]' ({error})") from None
+            raise ExportError(
+                f"exporting to Minari needs it: pip install '.[train]' in Slipway's checkout ({error})"
+            ) from None
         reader = store.reader()
         try:
             table = episode_table(reader)

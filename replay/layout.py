@@ -6,6 +6,7 @@ never synchronises. `write_atomic` makes each document appear whole or not at al
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -26,6 +27,7 @@ COMMIT = "commit"
 SEALS = "seals"
 SEALS_A_FILE = 1024  # seals in one chunk file of `seals`: 32 KiB
 COMMIT_FILE = Path(COMMIT) / "c" / "0" / "0"
+UPDATE = "update Slipway to a version that reads it (`git pull && make install` in its checkout)"
 _STREAM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -171,15 +173,30 @@ def mend_stream_documents(stream: Path, spec: StoreSpec, chunk_rows: int) -> Non
             write_atomic(file, document)
 
 
+def repair_advice(file: Path) -> str:
+    """What to do about a missing or damaged chunk file STORE/streams/NAME/ARRAY/c/I/J."""
+    return f"`slipway replay repair {file.parents[5]}` saves what is sound, or restore it from a copy"
+
+
+def _like_advice(store: Path) -> str:
+    """What to do about a store's own lost or damaged zarr.json."""
+    return f"`slipway replay repair {store} --like OTHER` takes it from another of its spec, or restore it from a copy"
+
+
 def _instead(path: Path) -> str:
-    """What a path that is no store is, and what to do: name the store inside it, or make one."""
-    if not path.exists() and path.suffix == ".zarr":
-        return f"does not exist: make a store with `slipway ingest SOURCE --out {path}`"
+    """What a path that is no store is, and what to do: name the store meant, or make one."""
+    if not path.exists():
+        found = [file.parent for file in path.parent.glob(f"*.zarr/{GROUP}")]
+        stores = {name: store for store in found for name in (store.name, store.stem)}
+        near = difflib.get_close_matches(path.name, stores, 1, 0.7)
+        guess = f"did you mean {stores[near[0]]}? else " if near else ""
+        return f"does not exist: {guess}make a store with `slipway ingest SOURCE --out {path}`"
     inside = sorted(file.parent for file in path.glob(f"*.zarr/{GROUP}")) if path.is_dir() else []
     if inside:
         return f"is not a Slipway store (no {GROUP}): give the one that it holds, {inside[0]}"
-    made = f"`slipway ingest {path} --out {path.stem or 'data'}.zarr`"
-    return f"is not a Slipway store (no {GROUP}): make one with {made}"
+    # A folder may be anything, a run's among others: only a file is taken for data to ingest.
+    made = f"{path} --out {path.stem}.zarr" if path.is_file() else "SOURCE --out STORE"
+    return f"is not a Slipway store (no {GROUP}): make one with `slipway ingest {made}`"
 
 
 def read_store_document(path: Path) -> tuple[StoreSpec, int]:
@@ -196,7 +213,7 @@ def read_store_document(path: Path) -> tuple[StoreSpec, int]:
     except (FileNotFoundError, NotADirectoryError) as error:
         if (path / STREAMS).is_dir():
             raise CorruptStoreError(
-                f"{file} is missing although {path / STREAMS} exists: restore it from a copy of the store"
+                f"{file} is missing although {path / STREAMS} exists: {_like_advice(path)}"
             ) from error
         raise StoreNotFoundError(f"{path} {_instead(path)}") from error
     except OSError as error:
@@ -205,18 +222,13 @@ def read_store_document(path: Path) -> tuple[StoreSpec, int]:
         document = json.loads(text)
         attributes = document["attributes"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptStoreError(
-            f"{file} is not a readable Zarr document: restore it from a copy of the store"
-        ) from error
+        raise CorruptStoreError(f"{file} is not a readable Zarr document: {_like_advice(path)}") from error
     if not isinstance(attributes, dict) or not isinstance(attributes.get("slipway"), dict):
         raise StoreNotFoundError(f"{path} is Zarr but not a Slipway store: import it with `slipway ingest`")
     own = attributes["slipway"]
     version = own.get("format")
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise FormatVersionError(
-            f"{file} has format {version}, this Slipway reads up to {FORMAT_VERSION}: "
-            "upgrade with `pip install -U slipway`"
-        )
+        raise FormatVersionError(f"{file} has format {version}, this Slipway reads up to {FORMAT_VERSION}: {UPDATE}")
     try:
         if version != FORMAT_VERSION:
             raise SchemaError(f"format {version!r} is unknown")
@@ -225,5 +237,5 @@ def read_store_document(path: Path) -> tuple[StoreSpec, int]:
         if chunk_rows < 1 or own["layout_fingerprint"] != spec.layout_fingerprint:
             raise SchemaError("the layout fingerprint does not match the spec")
     except (SchemaError, KeyError, TypeError, ValueError) as error:
-        raise CorruptStoreError(f"{file} is damaged ({error}): restore it from a copy of the store") from error
+        raise CorruptStoreError(f"{file} is damaged ({error}): {_like_advice(path)}") from error
     return spec, chunk_rows

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from replay.chunks import check_chunk
 from replay.errors import CorruptStoreError, ReplayError
+from replay.layout import repair_advice
 
 LARGEST_RANGE = 1 << 40  # bytes of address space, not of memory
 SMALLEST_RANGE = 1 << 32
@@ -227,7 +228,7 @@ def read_meta(path: Path, start: int, count: int, columns: int) -> NDArray[np.in
     try:
         data = np.fromfile(path, np.dtype("<i8"), count * columns, offset=start * columns * 8)
     except OSError as error:
-        raise CorruptStoreError(f"cannot read {path} ({error.strerror}): restore it from a copy") from error
+        raise CorruptStoreError(f"cannot read {path} ({error.strerror}): {repair_advice(path)}") from error
     if data.size != count * columns:
-        raise CorruptStoreError(f"chunk file {path} is truncated: restore it from a copy")
+        raise CorruptStoreError(f"chunk file {path} is truncated: {repair_advice(path)}")
     return data.reshape(count, columns)

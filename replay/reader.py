@@ -275,8 +275,7 @@ class StoreReader:
                         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                     except OSError as error:
                         raise CorruptStoreError(
-                            f"{path} cannot be opened ({error.strerror}): restore it from a copy, "
-                            "or move the stream's folder out of the store"
+                            f"{path} cannot be opened ({error.strerror}): {layout.repair_advice(path)}"
                         ) from error
                     self._fds.append(fd)
                     self._streams[key] = _Stream(key, (number, name), folder / name, fd)

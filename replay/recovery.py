@@ -51,9 +51,7 @@ def claim(store: Path, name: str, spec: StoreSpec, chunk_rows: int) -> int:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise CorruptStoreError(
-            f"{path} is missing: restore it from a copy, or move the stream's folder out of the store"
-        ) from None
+        raise CorruptStoreError(f"{path} is missing: {layout.repair_advice(path)}") from None
     try:
         lock(fd, folder)
         layout.check_stream_document(folder, spec)

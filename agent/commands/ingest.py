@@ -19,17 +19,18 @@ import tyro
 
 from agent.calls import ingest
 from agent.console import progress, results, write_json
+from replay.ingest.source import MENDED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     source: Annotated[str, tyro.conf.Positional]
-    """Minari id or folder, .hdf5, .npz or store."""
+    """Minari id or folder, .hdf5, .npz, .csv, .tsv, .parquet, LeRobot folder or another store."""
     out: Path
     """Store to make; the same command on a finished one changes nothing."""
     env: str = ""
     """Gymnasium id, where the source records none (.hdf5, .npz) or another one is meant."""
-    max_episode_steps: int = 0
+    max_episode_steps: int | None = None
     """Time limit of the recorded episodes, where the source does not mark them."""
     terminate_on: str = ""
     """Info whose first non-zero value ends an episode for good, e.g. success. Empty: as the environment's task asks,
@@ -54,16 +55,26 @@ def run(args: Args) -> int:
     if args.json:
         write_json(outcome)
     elif args.dry_run:
-        taken = "all" if outcome["episodes"] is None else outcome["episodes"]
-        results.print(f"{args.source}: would take {outcome['steps']} steps, {taken} episodes ({outcome['kind']})")
-        for what, count in outcome["mended"].items():
-            results.print(f"mended: {count} {what.replace('_', ' ')}")
-        for message in outcome["refused"]:
-            results.print(f"refused: {message}")
+        results.print(f"{args.source}: would take {would_take(outcome)}")
     else:
         word = "already ingested" if outcome["already"] else "ingested"
         results.print(f"{args.out}: {word} {outcome['steps']} steps, {outcome['episodes']} episodes")
+    if not args.json:
+        for what, count in outcome["mended"].items():
+            results.print(f"mended: {count} × {MENDED[what]}")
+        for message in outcome.get("refused", ()):
+            results.print(f"refused: {message}")
     return 2 if args.dry_run and outcome["refused"] else 0
+
+
+def would_take(found: dict[str, Any]) -> str:
+    """What the same command without --dry-run would store: all of it, or nothing."""
+    if found["refused"]:
+        bad = found["refused_episodes"]
+        of = f" of {bad + found['episodes']} episodes" if found["episodes"] is not None else ""
+        return f"nothing: {bad}{of} {'is' if bad == 1 else 'are'} refused ({found['kind']})"
+    taken = "all" if found["episodes"] is None else found["episodes"]
+    return f"{found['steps']} steps, {taken} episodes ({found['kind']})"
 
 
 def ingest_with_progress(args: Args) -> dict[str, Any]:
@@ -87,9 +98,5 @@ def ingest_with_progress(args: Args) -> dict[str, Any]:
 
 def environment(args: Args) -> dict[str, Any] | None:
     """The part of the environment spec that the flags give."""
-    if not args.env and not args.max_episode_steps:
-        return None
-    return {
-        **({"id": args.env} if args.env else {}),
-        **({"max_episode_steps": args.max_episode_steps} if args.max_episode_steps else {}),
-    }
+    given = {"id": args.env or None, "max_episode_steps": args.max_episode_steps}
+    return {key: value for key, value in given.items() if value is not None} or None

@@ -3,7 +3,7 @@
 Example:
   slipway replay info door.zarr --html door.html
   slipway replay verify door.zarr
-  slipway replay evict runs/door/replay --keep-steps 500000
+  slipway replay evict runs/door/replay.zarr --keep-steps 500000
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Evict:
     """Drop the oldest chunks of online streams for good. Refused while a stream is written, and for ingested data.
 
     Example:
-      slipway replay evict runs/door/replay --keep-steps 500000
+      slipway replay evict runs/door/replay.zarr --keep-steps 500000
       slipway replay evict flights.zarr --keep-bytes 2000000000 --stream robot-0
     """
 

@@ -85,7 +85,8 @@ def overview(store: Store, held: dict[str, Any], found: Inspection) -> list[list
     for name, every in (("return", found.returns), ("length", found.lengths)):
         if found.ended.any():
             rows.append([name, spread(every[found.ended].astype(np.float64))])
-    rows.append(["reward", reward_words(found)])
+    if found.steps:
+        rows.append(["reward", reward_words(found)])
     if found.interventions or found.synthetic:
         rows.append(["interventions, synthetic", f"{found.interventions:,}, {found.synthetic:,} steps"])
     if found.diversity is not None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from replay.ingest import arrays, hdf5, lerobot, minari, robomimic, slipway, tables
 from replay.ingest.dry_run import inspect
+from replay.ingest.minari_folders import datasets_root, local_ids
 from replay.ingest.source import (
     IngestError,
     IngestOptions,
@@ -99,6 +100,10 @@ def ingest(
         IngestError: one line saying what is wrong, where, and what to do; nothing is left behind.
     """
     name = str(source)
+    if not name:
+        raise SourceNotFoundError("the source is empty: name a dataset, file or folder")
+    if Path(out) == Path():
+        raise IngestError("the output is empty, or the folder you are in: name the store to make, e.g. --out data.zarr")
     try:
         plain_env = json.loads(json.dumps(env))
     except (TypeError, ValueError) as error:
@@ -121,7 +126,7 @@ def ingest(
     ):
         if value is not None and importer not in kinds:
             served = " and ".join(kind for kind, module in IMPORTERS.items() if module in kinds)
-            raise IngestError(f"{name}: {option} serves {served} sources only; leave it out")
+            raise IngestError(f"{name}: --{option.replace('_', '-')} serves {served} sources only; leave it out")
     try:
         opened = importer.open_source(name, options)
     except OSError as error:
@@ -158,21 +163,22 @@ def _importer(name: str) -> Importer:
         "or .parquet, a LeRobot folder or a Slipway store"
     )
     if path.is_dir():
-        inside = minari.local_ids(path)
+        inside = local_ids(path)
         if inside:
             choice = path / inside[0]
-            raise SourceFormatError(
-                f"{path} holds {len(inside)} Minari datasets ({', '.join(inside[:8])}); give one, e.g. {choice}"
-            )
-        stores = sorted(file.parent for file in path.glob("*.zarr/zarr.json"))
+            shown = ", ".join(inside[:8]) + (", ..." if len(inside) > 8 else "")
+            raise SourceFormatError(f"{path} is not a Minari dataset but holds {shown}; give one, e.g. {choice}")
+        stores = sorted(file.parent for file in path.glob("[!.]*.zarr/zarr.json"))
         if stores:
-            raise SourceFormatError(f"{path} is not a store but holds {len(stores)}; give one, e.g. {stores[0]}")
-        held = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
-        raise SourceFormatError(f"{path} is a folder that holds {held}; a source is {kinds}")
+            number = "a store" if len(stores) == 1 else f"{len(stores)} stores"
+            raise SourceFormatError(f"{path} is not a store but holds {number}; give one, e.g. {stores[0]}")
+        held = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+        shown = ", ".join(held[:8]) + (", ..." if len(held) > 8 else "")
+        raise SourceFormatError(f"{path} is a folder that holds {shown or 'nothing'}; a source is {kinds}")
     if path.exists():
         raise SourceFormatError(f"{path} is of no known kind; a source is {kinds}")
     beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
-    known = minari.local_ids(minari.datasets_root()) if minari.datasets_root().is_dir() else []
+    known = local_ids(datasets_root()) if datasets_root().is_dir() else []
     near = difflib.get_close_matches(path.name, beside, 1) or difflib.get_close_matches(name, known, 1, 0.4)
     guess = f"did you mean {near[0]!r}? " if near else ""
     raise SourceNotFoundError(f"{name} is no file or folder; {guess}a source is {kinds}")

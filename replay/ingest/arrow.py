@@ -25,7 +25,9 @@ def pyarrow() -> Any:
     try:
         import pyarrow
     except ImportError as error:
-        raise SourceFormatError(f"reading tables needs pyarrow: pip install 'slipway[train]' ({error})") from None
+        raise SourceFormatError(
+            f"reading tables needs pyarrow: pip install '.[train]' in Slipway's checkout ({error})"
+        ) from None
     return pyarrow
 
 
@@ -50,7 +52,8 @@ def parquet_batches(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, A
     row = 0
     try:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
-            yield row, batch
+            if batch.num_rows:
+                yield row, batch
             row += batch.num_rows
     except (OSError, ValueError) as error:
         raise SourceFormatError(

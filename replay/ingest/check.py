@@ -42,10 +42,11 @@ def checked(episode: SourceEpisode, description: SourceDescription, *, clip_acti
                 f"{episode.label}: {field} has shape {list(array.shape)}, expected {list(expected[field])} for "
                 f"{steps} steps; the data is damaged: fetch or record it again"
             )
+        refuse_unreal(array, field, episode.label)
         # A value beyond float32 becomes an infinity and is reported as one.
         with np.errstate(over="ignore", invalid="ignore"):
             single[field] = np.ascontiguousarray(array, np.float32)
-        _refuse_non_finite(single[field], array, field, episode.label)
+        _refuse_non_finite(single[field], array, field, episode, description)
     single["actions"] = bounded(
         single["actions"], description.action_low, description.action_high, episode.label, clip=clip_actions
     )
@@ -58,15 +59,52 @@ def checked(episode: SourceEpisode, description: SourceDescription, *, clip_acti
     )
 
 
-def _refuse_non_finite(array: NDArray[np.float32], source: NDArray[Any], field: str, label: str) -> None:
+def refuse_unreal(column: Any, field: str, where: str) -> None:
+    """Refuse a column (an array or HDF5 dataset) of anything but real numbers and flags.
+
+    Raises:
+        SourceFormatError: complex numbers, text, times; names the first of them.
+    """
+    if column.dtype.kind not in "biuf":
+        first = f", at row 0 {column[0]!s:.40}" if len(column) else ""
+        raise SourceFormatError(
+            f"{where}: {field} holds no real numbers but {column.dtype}{first}; save it as floats or integers"
+        )
+
+
+def flags(column: Any, field: str, where: str, *, first_row: int = 0) -> NDArray[np.bool_]:
+    """A column of 0 and 1, or of booleans, as booleans [n].
+
+    Raises:
+        SourceFormatError: another value; names the row, counted from `first_row`.
+    """
+    array = np.asarray(column).reshape(len(column))
+    wrong = (array != 0) & (array != 1)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise SourceFormatError(
+            f"{where}: {field} at row {first_row + row} is {array[row]!s:.40}; a flag is 0 or 1: save it as booleans"
+        )
+    return np.asarray(array != 0, np.bool_)
+
+
+def _refuse_non_finite(
+    array: NDArray[np.float32], source: NDArray[Any], field: str, episode: SourceEpisode, description: SourceDescription
+) -> None:
     finite = np.isfinite(array)
     if finite.all():
         return
     place = np.unravel_index(int(np.argmin(finite)), array.shape)
-    column = f", column {place[1]}" if array.ndim == 2 else ""
+    at, value = f"{field} at step {place[0]}", f"is {float(source[place])}"
+    if array.ndim == 2:
+        at += f", column {place[1]}"
+    names = description.columns.get(field)
+    if names is not None and episode.first_row is not None:
+        at = f"column {names[int(place[1]) if array.ndim == 2 else 0]!r} in row {episode.first_row + int(place[0])}"
+        value = "is empty or NaN" if np.isnan(source[place]) else value
     raise SourceValueError(
-        f"{label}: {field} at step {place[0]}{column} is {float(source[place])}; only finite float32 values can be "
-        "learned from: mend the recording or leave the episode out"
+        f"{episode.label}: {at} {value}; only finite float32 values can be learned from: mend the recording or leave "
+        "the episode out"
     )
 
 
@@ -87,7 +125,7 @@ def bounded(
         step, dimension = np.unravel_index(int(np.argmin(inside)), inside.shape)
         raise SourceValueError(
             f"{label}: actions at step {step}, dimension {dimension} is {float(actions[step, dimension]):.7g}, outside "
-            f"[{float(lowest[dimension]):.7g}, {float(highest[dimension]):.7g}]; clip the actions (clip_actions) or "
-            "name the environment with the bounds that they were recorded in"
+            f"[{float(lowest[dimension]):.7g}, {float(highest[dimension]):.7g}]; clip the actions (--clip-actions) "
+            "or name the environment with the bounds that they were recorded in (--env)"
         )
     return actions

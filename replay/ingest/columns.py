@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from replay.ingest.environment import environment_spaces
-from replay.ingest.layout import action_bounds, observation_terms
+from replay.ingest.check import refuse_unreal
+from replay.ingest.environment import fitting_layout
 from replay.ingest.source import SourceFormatError
 
 
@@ -56,7 +56,7 @@ def pick(columns: Mapping[str, Any], names: tuple[str, ...], where: str, *, requ
 
 
 def check_shapes(columns: FlatColumns) -> None:
-    """Refuse columns that are empty, of unequal length, images, or discrete actions.
+    """Refuse columns that are empty, of unequal length, no real numbers, images, or discrete actions.
 
     Raises:
         SourceFormatError: names the field, its shape and what was expected.
@@ -80,6 +80,9 @@ def check_shapes(columns: FlatColumns) -> None:
                 f"{where}: {field} has shape {list(column.shape)} but rewards has {rows} rows; all must have the same "
                 "number of rows: the file is damaged or cut short, fetch or record it again"
             )
+        if column is not None:
+            refuse_unreal(column, field, where)
+    refuse_unreal(columns.rewards, "rewards", where)
     shape, dtype = tuple(columns.observations.shape), columns.observations.dtype
     if len(shape) > 2:
         kind = "images are not supported yet" if dtype == np.uint8 else "one flat vector a step is needed"
@@ -92,11 +95,12 @@ def check_shapes(columns: FlatColumns) -> None:
         column = named[field]
         if column is not None and tuple(column.shape) not in ((rows,), (rows, 1)):
             raise SourceFormatError(f"{where}: {field} has shape {list(column.shape)}, expected one a step: [N]")
-    if not np.issubdtype(columns.actions.dtype, np.floating) or len(columns.actions.shape) != 2:
-        raise SourceFormatError(
-            f"{where}: actions has shape {list(columns.actions.shape)} and dtype {columns.actions.dtype}; Slipway "
-            "learns continuous actions only: expected floats [N, A]"
-        )
+    acted, kind = columns.actions.shape, columns.actions.dtype
+    if not np.issubdtype(kind, np.floating) or len(acted) != 2:
+        mend = "Slipway learns continuous actions only: expected floats [N, A]"
+        if np.issubdtype(kind, np.floating) and len(acted) == 1:
+            mend = f"one action of one number a step is [N, 1]: reshape actions to [{rows}, 1]"
+        raise SourceFormatError(f"{where}: actions has shape {list(acted)} and dtype {kind}; {mend}")
 
 
 def spaces_of(
@@ -111,14 +115,4 @@ def spaces_of(
     if env is None:
         term = {"name": "observation", "offset": 0, "length": size, "dtype": str(columns.observations.dtype)}
         return (term,), (-1.0,) * actions, (1.0,) * actions
-    observation_space, action_space = environment_spaces(env)
-    terms = observation_terms(observation_space, env["id"])
-    low, high = action_bounds(action_space, env["id"])
-    expected = sum(int(term["length"]) for term in terms)
-    for field, got, asked in (("observations", size, expected), ("actions", actions, len(low))):
-        if got != asked:
-            raise SourceFormatError(
-                f"{columns.where}: {field} has {got} columns but environment {env['id']} has {asked}; "
-                "name the environment that the data was recorded in"
-            )
-    return terms, low, high
+    return fitting_layout(columns.where, env, observations=size, actions=actions)

@@ -7,7 +7,7 @@ from typing import Any
 from replay.ingest.check import checked
 from replay.ingest.source import IngestOptions, Source, SourceFormatError, SourceValueError
 from replay.ingest.success import cut_at_first
-from replay.ingest.write import Progress
+from replay.ingest.write import Progress, nothing_to_store
 
 SHOWN = 20
 
@@ -17,18 +17,19 @@ def inspect(source: Source, options: IngestOptions, progress: Progress | None) -
 
     Returns:
         JSON-able: kind, name, env, observation, action_low, action_high, info_columns, episodes, steps, terminated and
-        truncated that would be stored, mended, refused (the first `SHOWN` messages) and refused_episodes. One refused
-        episode makes the whole ingest fail. Episodes of another store are taken as they are, and only their steps
-        counted (`episodes` is None).
+        truncated of the sound episodes, mended, refused (the first `SHOWN` messages) and refused_episodes. One refused
+        episode makes the whole ingest fail: then nothing is stored. Of another store the first bad
+        episode is refused and only steps are counted (`episodes` is None).
     """
     described = source.description
-    counts = dict.fromkeys(("episodes", "steps", "terminated", "truncated"), 0)
+    counts: dict[str, Any] = dict.fromkeys(("episodes", "steps", "terminated", "truncated"), 0)
     refused: list[str] = []
     number = done = 0
     try:
         for recorded in source.episodes():
             done += len(recorded.rewards)
             if not len(recorded.rewards):
+                source.notes["empty_episodes"] += 1
                 continue
             try:
                 episode = checked(recorded, described, clip_actions=options.clip_actions)
@@ -44,13 +45,20 @@ def inspect(source: Source, options: IngestOptions, progress: Progress | None) -
             counts["steps"] += len(episode.rewards)
             counts["terminated"] += episode.terminated
             counts["truncated"] += episode.truncated or not episode.terminated
+            source.notes["episodes_without_end_flag"] += not (episode.terminated or episode.truncated)
             if progress is not None:
                 progress(done, described.total_steps)
-    except SourceFormatError as error:
+        if source.copy is not None:
+            source.copy(None, progress)
+        elif not counts["episodes"] and not refused:
+            raise nothing_to_store(described)
+    except (SourceValueError, SourceFormatError) as error:
         # The source cannot be read past this point: what follows is unknown.
         number += 1
         refused.append(str(error))
-    copied = source.copy is not None
+    if source.copy is not None:
+        counts = dict.fromkeys(counts)
+        counts["steps"] = (described.total_steps or 0) - source.notes["steps_after_success"]
     return {
         "kind": described.kind,
         "name": described.name,
@@ -59,7 +67,7 @@ def inspect(source: Source, options: IngestOptions, progress: Progress | None) -
         "action_low": list(described.action_low),
         "action_high": list(described.action_high),
         "info_columns": list(described.info),
-        **(counts if not copied else {**dict.fromkeys(counts), "steps": described.total_steps}),
+        **counts,
         "mended": {kind: count for kind, count in source.notes.items() if count},
         "refused": refused,
         "refused_episodes": number,

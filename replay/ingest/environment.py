@@ -8,7 +8,8 @@ import json
 import warnings
 from typing import Any
 
-from replay.ingest.source import IngestError, one_line
+from replay.ingest.layout import action_bounds, observation_terms
+from replay.ingest.source import IngestError, SourceFormatError, one_line
 
 
 def merge_environment(recorded: dict[str, Any] | None, given: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -17,13 +18,16 @@ def merge_environment(recorded: dict[str, Any] | None, given: dict[str, Any] | N
     Of the same environment, given fields that are not None replace recorded ones; another id replaces the whole spec.
 
     Raises:
-        IngestError: the given spec lacks an id or is not JSON-able.
+        IngestError: the spec lacks an id, is not JSON-able, or its time limit is below one step.
     """
     base = recorded or {}
     if given:
         changed = {key: value for key, value in given.items() if value is not None}
         same = changed.get("id", base.get("id")) == base.get("id")
         base = {**base, **changed} if same else changed
+    limit = base.get("max_episode_steps")
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise IngestError(f"the time limit is {limit!r} steps: give --max-episode-steps a whole number of at least 1")
     if not base or set(base) == {"max_episode_steps"}:
         return None  # a time limit alone serves to cut episodes, but names no environment
     if not base.get("id"):
@@ -78,6 +82,27 @@ def environment_spaces(env: dict[str, Any]) -> tuple[Any, Any]:
             built.close()
 
 
+def fitting_layout(
+    where: str, env: dict[str, Any], *, observations: int, actions: int
+) -> tuple[tuple[dict[str, Any], ...], tuple[float, ...], tuple[float, ...]]:
+    """(observation terms, action low, action high) of a spec's environment, if data of these sizes can be from it.
+
+    Raises:
+        SourceFormatError: the environment's observation or action has another size; `where` names the source.
+    """
+    observation_space, action_space = environment_spaces(env)
+    terms = observation_terms(observation_space, env["id"])
+    low, high = action_bounds(action_space, env["id"])
+    expected = sum(int(term["length"]) for term in terms)
+    for field, got, asked in (("observations", observations, expected), ("actions", actions, len(low))):
+        if got != asked:
+            raise SourceFormatError(
+                f"{where}: {field} has {got} columns but environment {env['id']} has {asked}; "
+                "name the environment that the data was recorded in"
+            )
+    return terms, low, high
+
+
 def _gymnasium() -> Any:
     """Gymnasium with the robotics environments registered, where they are installed."""
     # gymnasium-robotics prints a notice about Adroit to stderr when it is imported.
@@ -87,7 +112,7 @@ def _gymnasium() -> Any:
             import gymnasium
         except ImportError as error:
             raise IngestError(
-                f"looking up an environment needs gymnasium: pip install 'slipway[sim]' ({error})"
+                f"looking up an environment needs gymnasium: pip install '.[sim]' in Slipway's checkout ({error})"
             ) from None
         try:
             import gymnasium_robotics

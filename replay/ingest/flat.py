@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.ingest.check import flags
 from replay.ingest.columns import FlatColumns, check_shapes, spaces_of
 from replay.ingest.ends import close_episode
 from replay.ingest.environment import merge_environment, time_limit
@@ -80,12 +81,12 @@ def find_ends(columns: FlatColumns, max_episode_steps: int | None) -> NDArray[np
     """Row indices of each episode's last row; the file's last row always ends one.
 
     Raises:
-        SourceFormatError: nothing in the file marks an end and no time limit is known.
+        SourceFormatError: a flag is neither 0 nor 1, or nothing marks an end and no time limit is known.
     """
     rows, step = columns.rows, BLOCK_BYTES
     marks = [
-        np.flatnonzero(_flags(column, start, min(rows, start + step))) + start
-        for column in (columns.terminals, columns.timeouts)
+        np.flatnonzero(flags(column[start : start + step], field, columns.where, first_row=start)) + start
+        for field, column in (("terminals", columns.terminals), ("timeouts", columns.timeouts))
         if column is not None
         for start in range(0, rows, step)
     ]
@@ -97,12 +98,12 @@ def find_ends(columns: FlatColumns, max_episode_steps: int | None) -> NDArray[np
             has = "neither 'terminals' nor 'timeouts'" if not marks else "no terminal and no timeout"
             raise SourceFormatError(
                 f"{columns.where} has {has} in its {rows} rows: no episode end of any kind; give the environment it "
-                "was recorded in (or its max_episode_steps) so that episodes can be cut by time"
+                "was recorded in (--env, or --max-episode-steps) so that episodes can be cut by time"
             )
         if limit is None:
             raise SourceFormatError(
                 f"{columns.where} lacks 'timeouts', so episodes that end by time cannot be told from one another; "
-                "give the environment it was recorded in (or its max_episode_steps)"
+                "give the environment it was recorded in (--env, or --max-episode-steps)"
             )
     ends = np.unique(np.append(marked, rows - 1)).astype(np.int64)
     if limit is None:
@@ -110,10 +111,6 @@ def find_ends(columns: FlatColumns, max_episode_steps: int | None) -> NDArray[np
     starts = np.concatenate([[0], ends[:-1] + 1])
     pieces = [np.append(np.arange(start + limit - 1, end, limit), end) for start, end in zip(starts, ends, strict=True)]
     return np.concatenate(pieces).astype(np.int64)
-
-
-def _flags(column: Any, start: int, stop: int) -> NDArray[np.bool_]:
-    return np.asarray(np.asarray(column[start:stop]).reshape(stop - start) != 0, np.bool_)
 
 
 class FlatReader:
@@ -166,8 +163,8 @@ class FlatReader:
                 "actions": np.asarray(columns.actions[start:stop]),
                 "rewards": np.asarray(columns.rewards[start:stop]).reshape(count),
             }
-            for field, flags in (("terminals", columns.terminals), ("timeouts", columns.timeouts)):
-                block[field] = np.zeros(count, bool) if flags is None else _flags(flags, start, stop)
+            for field, column in (("terminals", columns.terminals), ("timeouts", columns.timeouts)):
+                block[field] = np.zeros(count, bool) if column is None else np.asarray(column[start:stop], bool).ravel()
             if columns.next_observations is not None:
                 block["next_observations"] = np.asarray(columns.next_observations[start:stop])
             if self._recorded is not None:

@@ -42,7 +42,9 @@ def open_source(source: str, options: IngestOptions) -> Source:
     try:
         import h5py
     except ImportError as error:
-        raise SourceFormatError(f"reading HDF5 needs h5py: pip install 'slipway[train]' ({error})") from None
+        raise SourceFormatError(
+            f"reading HDF5 needs h5py: pip install '.[train]' in Slipway's checkout ({error})"
+        ) from None
     path = Path(source).expanduser()
     with path.open("rb") as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:

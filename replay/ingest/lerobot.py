@@ -22,8 +22,7 @@ import numpy as np
 
 from replay.ingest import arrow
 from replay.ingest.digest import folder_digest
-from replay.ingest.environment import environment_spaces, merge_environment
-from replay.ingest.layout import action_bounds
+from replay.ingest.environment import fitting_layout, merge_environment
 from replay.ingest.rows import Batch, action_range, episodes_of, missing_column
 from replay.ingest.source import IngestOptions, Source, SourceDescription, SourceEpisode, SourceFormatError, one_line
 
@@ -72,10 +71,13 @@ def open_source(source: str, options: IngestOptions) -> Source:
     notes: Counter[str] = Counter()
     read = partial(_batches, files, keys, optional)
     env = merge_environment(None, options.env)
+    terms = _terms(keys, features)
+    acted = int(np.prod(features["action"].get("shape") or [1]))
     if env is not None:
-        low, high = action_bounds(environment_spaces(env)[1], env["id"])
+        observed = sum(int(term["length"]) for term in terms)
+        _, low, high = fitting_layout(str(folder), env, observations=observed, actions=acted)
     else:
-        low, high = action_range(read(), str(folder))
+        low, high = action_range(read(), str(folder), ["action"] * acted)
     skipped = sum(feature.get("dtype") in ("video", "image") for feature in features.values())
 
     def episodes() -> Iterator[SourceEpisode]:
@@ -88,7 +90,7 @@ def open_source(source: str, options: IngestOptions) -> Source:
             kind="lerobot",
             name=str(folder),
             digest=folder_digest(folder, [folder / INFO, *files]),
-            observation=_terms(keys, features),
+            observation=terms,
             action_low=low,
             action_high=high,
             action_dtype=str(features["action"]["dtype"]),

@@ -11,9 +11,9 @@ A dataset that `export_minari` wrote comes back with the terms, info columns and
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
-import os
 import re
 import warnings
 from collections import Counter
@@ -25,9 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.errors import SchemaError
+from replay.ingest.check import flags
 from replay.ingest.digest import folder_digest
 from replay.ingest.environment import merge_environment
 from replay.ingest.layout import action_bounds, flatten_observations, observation_terms
+from replay.ingest.minari_folders import data_folder, datasets_root, local_ids
 from replay.ingest.network import unreachable
 from replay.ingest.source import (
     IngestOptions,
@@ -50,23 +52,8 @@ def matches(source: str) -> bool:
     """A folder that holds Minari metadata, or a name of the form `namespace/name-v0` that is no path here."""
     path = Path(source).expanduser()
     if path.exists():
-        return _data_folder(path) is not None
+        return data_folder(path) is not None
     return DATASET_ID.fullmatch(source) is not None
-
-
-def _data_folder(path: Path) -> Path | None:
-    """The folder with `metadata.json`, given the dataset folder or that folder itself."""
-    return next((folder for folder in (path / "data", path) if (folder / "metadata.json").is_file()), None)
-
-
-def datasets_root() -> Path:
-    """Where Minari keeps its datasets: `$MINARI_DATASETS_PATH` or `~/.minari/datasets`."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
-
-
-def local_ids(root: Path) -> list[str]:
-    """Ids of the datasets under a Minari root, sorted."""
-    return sorted(found.parents[1].relative_to(root).as_posix() for found in root.glob("**/data/metadata.json"))
 
 
 def resolve(source: str) -> Path:
@@ -76,10 +63,10 @@ def resolve(source: str) -> Path:
         SourceNotFoundError: neither here nor to be had; names the nearest and the local ids.
     """
     path = Path(source).expanduser()
-    if path.exists() and (folder := _data_folder(path)) is not None:
+    if path.exists() and (folder := data_folder(path)) is not None:
         return folder
     root = datasets_root()
-    if (folder := _data_folder(root / source)) is not None:
+    if (folder := data_folder(root / source)) is not None:
         return folder
     known = local_ids(root) if root.is_dir() else []
     try:
@@ -94,13 +81,12 @@ def resolve(source: str) -> Path:
             f"Minari dataset {source!r} is not in {root} ({here}) and could not be downloaded ({one_line(error)}); "
             f"{guess}set MINARI_DATASETS_PATH to the folder that holds it, or give the dataset's folder"
         ) from error
-    if (folder := _data_folder(root / source)) is None:
+    if (folder := data_folder(root / source)) is None:
         raise SourceNotFoundError(f"Minari downloaded {source!r} but left no data in {root / source}; try again")
     return folder
 
 
 def _download(dataset_id: str) -> None:
-    import contextlib
     import io
 
     import minari
@@ -162,7 +148,7 @@ def open_source(source: str, options: IngestOptions) -> Source:
         if not marked and options.terminate_on is None and not (options.env or {}).get("max_episode_steps"):
             raise SourceFormatError(
                 f"{where} has no episode end of any kind: terminations and truncations are false at every step; set "
-                "them on each episode's last step, or give the environment's max_episode_steps if all ended by time"
+                "them on each episode's last step, or give --max-episode-steps if all ended by time"
             )
 
     return Source(
@@ -227,7 +213,7 @@ def _load(folder: Path, name: str) -> Any:
         import minari
     except ImportError as error:
         raise SourceFormatError(
-            f"reading Minari datasets needs minari: pip install 'slipway[train]' ({error})"
+            f"reading Minari datasets needs minari: pip install '.[train]' in Slipway's checkout ({error})"
         ) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -284,7 +270,8 @@ def _split(
     actions = np.asarray(recorded.actions)
     actions = actions.reshape(len(actions), -1) if actions.ndim else actions.reshape(0, len(low))
     steps = len(recorded.rewards)
-    terminations, truncations = np.asarray(recorded.terminations, bool), np.asarray(recorded.truncations, bool)
+    terminations = flags(recorded.terminations, "terminations", label)
+    truncations = flags(recorded.truncations, "truncations", label)
     for field, length, expected in (
         ("observations", len(observations), steps + 1),
         ("actions", len(actions), steps),

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.ingest.check import flags
 from replay.ingest.digest import file_digest
 from replay.ingest.ends import close_episode, done_means_terminated
-from replay.ingest.environment import environment_spaces, merge_environment
+from replay.ingest.environment import fitting_layout, merge_environment
 from replay.ingest.hdf5 import SIGNATURE
-from replay.ingest.layout import action_bounds
 from replay.ingest.source import IngestOptions, Source, SourceDescription, SourceEpisode, SourceFormatError, one_line
 from replay.ingest.success import sparse_success_reward, success_from_rewards
 
@@ -91,7 +91,8 @@ def _source(file: Any, path: Path, options: IngestOptions) -> Source:
     size = int(_dataset(first, "actions", f"{where}: data/{demos[0]}").shape[-1])
     low, high = (-1.0,) * size, (1.0,) * size
     if options.env is not None and env is not None:
-        low, high = action_bounds(environment_spaces(env)[1], env["id"])
+        observed = sum(int(term["length"]) for term in terms)
+        _, low, high = fitting_layout(where, env, observations=observed, actions=size)
     notes: Counter[str] = Counter()
     success_reward: float | None = None
     if options.terminate_on is not None:
@@ -215,7 +216,7 @@ def _episode(
     if not steps:
         notes["empty_episodes"] += 1
         return
-    ended = np.flatnonzero(dones)
+    ended = np.flatnonzero(flags(dones, "dones", where))
     end = int(ended[0]) + 1 if len(ended) else steps
     terminated = bool(len(ended)) and (end < steps or done_means_terminated(float(rewards[-1])))
     truncated = bool(len(ended)) and not terminated

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -56,8 +56,12 @@ def missing_column(where: str, name: str, role: str, held: Iterable[str]) -> Sou
     return SourceFormatError(f"{where} has no column {name!r} for {role}; {guess}it has {shown or 'none'}")
 
 
-def action_range(batches: Iterable[Batch], where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def action_range(
+    batches: Iterable[Batch], where: str, names: Sequence[str]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(low, high) of the actions in the data, for sources that name no bounds; a constant dimension gets ± 1.
+
+    `names` are the columns of the action's dimensions.
 
     Raises:
         SourceFormatError: there is no row, or an action is not finite.
@@ -69,9 +73,10 @@ def action_range(batches: Iterable[Batch], where: str) -> tuple[tuple[float, ...
         finite = np.isfinite(batch.actions)
         if not finite.all():
             row, dimension = np.argwhere(~finite)[0]
+            value = batch.actions[row, dimension]
             raise SourceFormatError(
-                f"{batch.where}: row {batch.first_row + row}: action dimension {dimension} is "
-                f"{batch.actions[row, dimension]}; mend the recording or leave the episode out"
+                f"{batch.where}: column {names[dimension]!r} in row {batch.first_row + row} is "
+                f"{'empty or NaN' if np.isnan(value) else value}; mend the recording or leave the episode out"
             )
         smallest, largest = batch.actions.min(axis=0), batch.actions.max(axis=0)
         low = smallest if low is None else np.minimum(low, smallest)
@@ -151,7 +156,7 @@ def _close(parts: list[Batch], notes: Counter[str]) -> Iterator[SourceEpisode]:
                 f"{label}: at its step {row} the time goes from {clock[row - 1]:.9g} to {clock[row]:.9g}; "
                 "sort the rows by episode and time"
             )
-    yield from close_episode(
+    for episode in close_episode(
         label,
         {
             "observations": np.concatenate([part.observations for part in parts]),
@@ -162,4 +167,5 @@ def _close(parts: list[Batch], notes: Counter[str]) -> Iterator[SourceEpisode]:
         truncated=bool(last.truncated[-1]),
         info={key: np.concatenate([part.info[key] for part in parts]) for key in first.info},
         notes=notes,
-    )
+    ):
+        yield replace(episode, first_row=first.first_row)

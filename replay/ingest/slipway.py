@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from replay.episodes import EpisodeTable, episode_table
 from replay.errors import ReplayError
 from replay.ingest.check import bounded
-from replay.ingest.environment import merge_environment
+from replay.ingest.environment import fitting_layout, merge_environment
 from replay.ingest.source import IngestOptions, Source, SourceDescription, SourceFormatError, one_line
 from replay.ingest.success import find_column, sparse_success_reward, success_from_rewards
 from replay.layout import GROUP
@@ -47,6 +48,9 @@ def open_source(source: str, options: IngestOptions) -> Source:
         raise SourceFormatError(f"{path} cannot be read as a store ({one_line(error)})") from error
     if not len(table.length):
         raise SourceFormatError(f"{path} holds no episode with a step that can be sampled; record some first")
+    env = merge_environment(spec.env, options.env)
+    if options.env and options.env.get("id") and env is not None:
+        fitting_layout(str(path), env, observations=spec.observation_size, actions=spec.action_size)
     copier = Copier(path, reader, table, options)
     return Source(
         description=SourceDescription(
@@ -58,7 +62,7 @@ def open_source(source: str, options: IngestOptions) -> Source:
             action_high=spec.action_high,
             action_dtype=spec.action_dtype,
             info=spec.info,
-            env=merge_environment(spec.env, options.env),
+            env=env,
             provenance={"recorded": spec.source},
             total_steps=int(table.length.sum()),
         ),
@@ -109,17 +113,19 @@ class Copier:
                 rewards = (rows[:, self._at["reward"]] for _, _, rows in reader.blocks())
                 self._success_reward = sparse_success_reward(rewards, str(path))
 
-    def copy(self, store: Store, progress: Callable[[int, int | None], None] | None) -> None:
-        """Write every episode to `store`, under the names of its streams."""
+    def copy(self, store: Store | None, progress: Callable[[int, int | None], None] | None) -> None:
+        """Write every episode to `store`, under the names of its streams; without one, read and check them all."""
         done, total = 0, int(self.table.length.sum())
         for stream in dict.fromkeys(self.table.stream):
-            with store.writer(stream, durability="process") as writer:
+            with nullcontext() if store is None else store.writer(stream, durability="process") as writer:
                 for rows, meta, steps in self._episodes(stream):
-                    writer.append_block(rows, meta)
+                    if writer is not None:
+                        writer.append_block(rows, meta)
                     done += steps
                     if progress is not None:
                         progress(done, total)
-                writer.sync()
+                if writer is not None:
+                    writer.sync()
 
     def _episodes(self, stream: str) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64], int]]:
         for number, name in enumerate(self.table.stream):

@@ -21,6 +21,20 @@ from numpy.typing import NDArray
 
 from replay.errors import ReplayError
 
+MENDED = {
+    "empty_episodes": "episode without a step left out",
+    "end_flags_inside_episodes": "episode split at an end flag before its last step",
+    "episodes_without_end_flag": "episode without an end flag stored as truncated",
+    "final_observations_repeated": "last observation of a terminated episode repeated as the final one",
+    "image_features_skipped": "image or video feature left out",
+    "last_steps_without_next_observation": "last step of an episode left out, since no observation follows it",
+    "steps_after_done": "step after a done left out",
+    "steps_after_success": "step after an episode's success left out",
+    "steps_without_reward": "reward that is not recorded stored as 0",
+    "unmarked_ends": "episode cut, as truncated, where the next row's observation is not its next observation",
+}
+"""What each count of `Source.notes` counts, to be read behind it and a "×"."""
+
 
 class IngestError(ReplayError):
     """The source cannot be stored as asked; the message names file, field, episode and step, and the mend.
@@ -95,6 +109,9 @@ class SourceDescription:
     """The source's own action dtype; stored values are float32."""
     info: tuple[str, ...] = ()
     """Per-step columns that every episode carries."""
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of a table, for messages: the names of its columns in "observations", "actions", "rewards" and each info, one for
+    each value of a step."""
     env: dict[str, Any] | None = None
     """Environment spec, JSON-able, or None when unknown."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -131,6 +148,8 @@ class SourceEpisode:
     """The last step was cut by a time limit. Neither flag: the source marks no end, it is stored as truncated."""
     info: dict[str, NDArray[Any]] = field(default_factory=dict)
     """Per-step columns, each [T]."""
+    first_row: int | None = None
+    """Of a table, for messages: the row of the first step, counted from 0 without the header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +159,10 @@ class Source:
     description: SourceDescription
     episodes: Callable[[], Iterator[SourceEpisode]]
     notes: Counter[str] = field(default_factory=Counter)
-    """Counts of what the importer had to mend (dropped steps, ...), filled while `episodes()` runs."""
+    """Counts of what the importer had to mend, by the names of `MENDED`; filled while `episodes()` runs."""
     copy: Callable[[Any, Callable[[int, int | None], None] | None], None] | None = None
-    """Writes (store, progress) itself, where rows can be taken over as they are; `episodes` is then unused."""
+    """Writes (store, progress) itself, where rows can be taken over as they are; `episodes` is then unused. Without a
+    store (None) it only reads and checks."""
     close: Callable[[], None] = lambda: None
     """Releases open files."""
 

@@ -38,11 +38,11 @@ def sparse_success_reward(rewards: Iterable[NDArray[Any]], where: str) -> float:
         if len(other):
             raise SourceFormatError(
                 f"{where}: nothing marks success: no per-step info 'success' or 'is_success' is recorded and the "
-                f"rewards are not sparse (one is {float(other[0]):g}); ingest without terminate-on success"
+                f"rewards are not sparse (one is {float(other[0]):g}); ingest with --terminate-on none"
             )
     raise SourceFormatError(
         f"{where}: nothing marks success: no per-step info 'success' is recorded and every reward is 0; "
-        "ingest without terminate-on success"
+        "ingest with --terminate-on none"
     )
 
 
@@ -58,7 +58,7 @@ def success_from_rewards(rewards: NDArray[Any], success_reward: float, where: st
         step = int(np.argmin(sparse))
         raise SourceFormatError(
             f"{where}: reward at step {step} is {float(rewards[step]):g}, but success was read from sparse rewards "
-            f"({success_reward:g} at success, {success_reward - 1:g} before); ingest without terminate-on success"
+            f"({success_reward:g} at success, {success_reward - 1:g} before); ingest with --terminate-on none"
         )
     return np.asarray(rewards == success_reward, np.float32)
 

@@ -18,9 +18,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,14 +32,17 @@ import numpy as np
 
 from replay.ingest import arrow
 from replay.ingest.digest import file_digest
-from replay.ingest.environment import environment_spaces, merge_environment
-from replay.ingest.layout import action_bounds
+from replay.ingest.environment import fitting_layout, merge_environment
 from replay.ingest.rows import Batch, action_range, episodes_of, missing_column
 from replay.ingest.source import IngestError, IngestOptions, Source, SourceDescription, SourceFormatError, one_line
 from replay.ingest.success import find_column
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 ONE = ("reward", "terminated", "truncated", "episode", "timestamp")
+CSV_FAULT = re.compile(
+    r"(?:In CSV column #(?P<column>\d+)|CSV parse error): (?:Row #(?P<row>\d+): )?(?:CSV conversion error to double: )?"
+    r"(?P<fault>.*)"
+)
 ROLES = ("observation", "action", *ONE, "info", "action_low", "action_high")
 
 
@@ -86,6 +92,9 @@ def check_map(columns: Any, where: str) -> dict[str, Any]:
                 asked = "one column name" if role in ONE else "a list of column names"
                 asked = "a list of numbers" if kind is not str else asked
                 raise IngestError(f"column map {where}: {role} must be {asked}, not {json.dumps(entry)}")
+        named = [name for entry in lists if isinstance(entry, list) for name in entry if isinstance(name, str)]
+        if twice := [name for name in named if named.count(name) > 1]:
+            raise IngestError(f"column map {where}: {role} names column {twice[0]!r} twice; leave one out")
     for role in ("observation", "action", "reward"):
         if not columns.get(role):
             raise IngestError(f"column map {where} lacks {role!r}")
@@ -93,6 +102,15 @@ def check_map(columns: Any, where: str) -> dict[str, Any]:
         raise IngestError(f"column map {where} names no episode, terminated or truncated: nothing tells episodes apart")
     if ("action_low" in columns) != ("action_high" in columns):
         raise IngestError(f"column map {where} has one of action_low and action_high: give both or neither")
+    low, high = columns.get("action_low", ()), columns.get("action_high", ())
+    if len(low) != len(high):
+        raise IngestError(f"column map {where}: action_low has {len(low)} numbers, action_high {len(high)}")
+    for dimension, (least, most) in enumerate(zip(low, high, strict=True)):
+        if not -math.inf < least < most < math.inf:
+            raise IngestError(
+                f"column map {where}: action_low[{dimension}] is {least} and action_high[{dimension}] {most}; both "
+                "must be finite, and low below high"
+            )
     return columns
 
 
@@ -118,28 +136,13 @@ def open_source(source: str, options: IngestOptions) -> Source:
     if options.terminate_on is not None and column is None:
         raise SourceFormatError(
             f"{path}: the column map keeps no info {options.terminate_on!r} to end episodes on; it keeps "
-            f"{', '.join(info) or 'none'}: add it to info"
+            f"{', '.join(info) or 'none'}: add it to info, or give --terminate-on none"
         )
     renamed = {name: options.terminate_on or name if name == column else name for name in info}
     read = partial(_batches, path, columns, groups, renamed, held)
-    first = next(read(), None)
-    if first is None:
-        raise SourceFormatError(f"{path} holds no row to ingest")
     env = merge_environment(None, options.env)
-    bounds_from = "column map"
-    if "action_low" in columns:
-        low, high = tuple(map(float, columns["action_low"])), tuple(map(float, columns["action_high"]))
-    elif env is not None:
-        low, high = action_bounds(environment_spaces(env)[1], env["id"])
-        bounds_from = "environment"
-    else:
-        low, high = action_range(read(), str(path))
-        bounds_from = "range of the data"
-    if not len(low) == len(high) == first.actions.shape[1]:
-        raise SourceFormatError(
-            f"{path}: the action has {first.actions.shape[1]} columns, its bounds ({bounds_from}) have {len(low)} and "
-            f"{len(high)}"
-        )
+    names = _names(columns, groups, renamed, held)
+    low, high, bounds_from = _bounds(path, columns, env, names, read)
     notes: Counter[str] = Counter()
     return Source(
         description=SourceDescription(
@@ -151,6 +154,7 @@ def open_source(source: str, options: IngestOptions) -> Source:
             action_high=high,
             action_dtype="float64",
             info=tuple(renamed.values()),
+            columns=names,
             env=env,
             provenance={"action_bounds": bounds_from},
             total_steps=arrow.open_parquet(path).metadata.num_rows if path.suffix.lower() == ".parquet" else None,
@@ -160,12 +164,48 @@ def open_source(source: str, options: IngestOptions) -> Source:
     )
 
 
+def _bounds(
+    path: Path,
+    columns: dict[str, Any],
+    env: dict[str, Any] | None,
+    names: dict[str, tuple[str, ...]],
+    read: Callable[[], Iterator[Batch]],
+) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Action bounds (low, high), and what they are from; refuses an environment of another layout."""
+    acted = names["actions"]
+    bounds = None
+    if env is not None:
+        bounds = fitting_layout(str(path), env, observations=len(names["observations"]), actions=len(acted))[1:]
+    if "action_low" in columns:
+        low, high = tuple(map(float, columns["action_low"])), tuple(map(float, columns["action_high"]))
+        if len(low) != len(acted):
+            raise SourceFormatError(
+                f"{path}: the action has {len(acted)} columns, action_low and action_high of the column map {len(low)}"
+            )
+        return low, high, "column map"
+    if bounds is not None:
+        return *bounds, "environment"
+    return *action_range(read(), str(path), acted), "range of the data"
+
+
+def _names(
+    columns: dict[str, Any], groups: dict[str, list[str]], info: dict[str, str], widths: dict[str, int]
+) -> dict[str, tuple[str, ...]]:
+    """The file's column behind each value of a step."""
+    return {
+        "observations": tuple(name for names in groups.values() for name in names for _ in range(widths[name])),
+        "actions": tuple(name for name in columns["action"] for _ in range(widths[name])),
+        "rewards": (columns["reward"],),
+        **{f"info {stored!r}": (name,) for name, stored in info.items()},
+    }
+
+
 def _check_columns(path: Path, columns: dict[str, Any], groups: dict[str, list[str]]) -> dict[str, int]:
     """Values a row of every column that the map names; refuses those that are not there."""
     if path.suffix.lower() == ".parquet":
         held = arrow.open_parquet(path).schema_arrow.names
     else:
-        held = next((batch.schema.names for _, batch in _csv(path, None)), [])
+        held = _header(path)
     roles = [(name, f"observation {term!r}") for term, names in groups.items() for name in names]
     roles += [(name, role) for role in ("action", "info") for name in columns.get(role, ())]
     roles += [(columns[role], role) for role in ONE if role in columns]
@@ -178,8 +218,8 @@ def _check_columns(path: Path, columns: dict[str, Any], groups: dict[str, list[s
         for name in numeric:
             values = arrow.numbers(batch, name, f"{path}, from row {row}")
             widths[name] = 1 if values.ndim == 1 else values.shape[1]
-        break
-    return widths
+        return widths
+    raise SourceFormatError(f"{path} has columns but no row; record some steps first")
 
 
 def _terms(path: Path, groups: dict[str, list[str]], widths: dict[str, int]) -> tuple[dict[str, Any], ...]:
@@ -202,24 +242,50 @@ def _raw(path: Path, names: list[str], columns: dict[str, Any], numeric: Iterabl
     yield from _csv(path, {name: "string" if name in words else "float64" for name in names})
 
 
-def _csv(path: Path, types: dict[str, str] | None) -> Iterator[tuple[int, Any]]:
+def _header(path: Path) -> list[str]:
+    """The column names of a CSV file."""
+    with _open_csv(path, {}) as reader:
+        names: list[str] = reader.schema.names
+        return names
+
+
+def _csv(path: Path, types: dict[str, str]) -> Iterator[tuple[int, Any]]:
+    """(number of the first row, record batch) of the columns that have a type in `types`."""
+    row = 0
+    with _open_csv(path, {"column_types": types, "include_columns": list(types)}) as reader:
+        for batch in reader:
+            if batch.num_rows:
+                yield row, batch
+            row += batch.num_rows
+
+
+@contextmanager
+def _open_csv(path: Path, convert: dict[str, Any]) -> Iterator[Any]:
+    """A pyarrow CSV reader; what it refuses, now and later, is named by column and row."""
     failure = arrow.pyarrow().ArrowException
     from pyarrow import csv
 
-    given = {} if types is None else {"column_types": types, "include_columns": list(types)}
-    row = 0
     try:
-        reader = csv.open_csv(
+        yield csv.open_csv(
             path,
             read_options=csv.ReadOptions(use_threads=False, block_size=arrow.CSV_BLOCK_BYTES),
             parse_options=csv.ParseOptions(delimiter="\t" if path.suffix.lower() == ".tsv" else ","),
-            convert_options=csv.ConvertOptions(**given),
+            convert_options=csv.ConvertOptions(**convert),
         )
-        for batch in reader:
-            yield row, batch
-            row += batch.num_rows
     except (OSError, failure) as error:
-        raise SourceFormatError(f"{path}: rows from {row} on cannot be read ({one_line(error)})") from error
+        raise SourceFormatError(_csv_fault(path, one_line(error))) from error
+
+
+def _csv_fault(path: Path, words: str) -> str:
+    """pyarrow's words with the column's name, and its row as ours are counted: from 0, without the header."""
+    found = CSV_FAULT.fullmatch(words)
+    if found is None:
+        return f"{path} cannot be read ({words}); needed are a line of column names and one line for each step"
+    place = f"row {int(found['row']) - 2}: " if found["row"] else ""
+    if found["column"] is None:
+        return f"{path}: {place}{found['fault']}; correct that line"
+    name = _header(path)[int(found["column"])]
+    return f"{path}: {place}column {name!r} holds no number ({found['fault']}); correct it, or map another column"
 
 
 def _batches(

@@ -17,7 +17,14 @@ from typing import Any
 
 from replay.errors import ReplayError
 from replay.ingest.check import checked
-from replay.ingest.source import IngestOptions, OutputExistsError, Source, SourceFormatError, one_line
+from replay.ingest.source import (
+    IngestOptions,
+    OutputExistsError,
+    Source,
+    SourceDescription,
+    SourceFormatError,
+    one_line,
+)
 from replay.ingest.success import cut_at_first
 from replay.layout import fsync_directory
 from replay.processes import alive
@@ -99,8 +106,13 @@ def _write_episodes(source: Source, store: Store, options: IngestOptions, progre
             if progress is not None:
                 progress(done, described.total_steps)
         if not stored:
-            raise SourceFormatError(f"{described.name}: no episode has a single step to store; the dataset is empty")
+            raise nothing_to_store(described)
         writer.sync()
+
+
+def nothing_to_store(described: SourceDescription) -> SourceFormatError:
+    """The error for a source without a single step."""
+    return SourceFormatError(f"{described.name}: no episode has a single step to store; the dataset is empty")
 
 
 def _refuse_other(out: Path, spec: StoreSpec) -> None:

@@ -12,6 +12,7 @@ import pytest
 from replay import ReplayError, Store, StreamWriter
 from replay.commit import SLOT_BYTES
 from replay.errors import CorruptStoreError, FormatVersionError, StoreNotFoundError
+from replay.repair import repair
 from tests.replay import formula
 
 
@@ -63,14 +64,29 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     for name in ("missing", "empty", "file", "zarr"):
         with pytest.raises(StoreNotFoundError) as caught:
             Store.open(tmp_path / name)
-        one_line(caught.value, str(tmp_path / name), "ingest")
+        one_line(caught.value, str(tmp_path / name), "ingest", "exist" if name == "missing" else "is")
+
+
+def test_a_missing_path_does_not_exist_and_a_folder_is_not_taken_for_data(store: Store, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.toml").touch()
+    for path, words in (
+        (tmp_path / "nosuch", "nosuch does not exist: make a store with `slipway ingest SOURCE --out"),
+        (run, "run is not a Slipway store (no zarr.json): make one with `slipway ingest SOURCE --out STORE`"),
+        (store.path.with_suffix(""), f"does not exist: did you mean {store.path}?"),
+    ):
+        with pytest.raises(StoreNotFoundError) as caught:
+            Store.open(path)
+        one_line(caught.value, words)
 
 
 def test_a_newer_format_is_refused(store: Store) -> None:
     edit(store.path / "zarr.json", lambda own: own.update(format=2))
     with pytest.raises(FormatVersionError) as caught:
         Store.open(store.path)
-    one_line(caught.value, "zarr.json", "format 2", "upgrade")
+    one_line(caught.value, "zarr.json", "format 2", "update Slipway")
+    assert "pip install" not in str(caught.value), "on PyPI the name is another project's"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +106,7 @@ def test_a_missing_or_corrupt_zarr_json_is_named(store: Store, damage: Callable[
     damage(store.path / "zarr.json")
     with pytest.raises(ReplayError) as caught:
         Store.open(store.path)
-    one_line(caught.value, "zarr.json", "restore it from a copy")
+    one_line(caught.value, "zarr.json", f"`slipway replay repair {store.path} --like OTHER`", "restore it from a copy")
 
 
 def test_one_corrupt_slot_falls_back_to_the_other(store: Store) -> None:
@@ -117,7 +133,7 @@ def test_two_corrupt_slots_are_an_error_for_reader_and_writer(store: Store) -> N
     for use in (store.reader, lambda: store.writer("a"), store.info):
         with pytest.raises(CorruptStoreError) as caught:
             use()
-        one_line(caught.value, str(file), "both commit slots", "restore")
+        one_line(caught.value, str(file), "both commit slots", f"`slipway replay repair {store.path}`")
 
 
 def test_a_missing_commit_file_is_named(store: Store) -> None:
@@ -126,7 +142,7 @@ def test_a_missing_commit_file_is_named(store: Store) -> None:
     for use in (store.reader, lambda: store.writer("a")):
         with pytest.raises(CorruptStoreError) as caught:
             use()
-        one_line(caught.value, str(file), "restore")
+        one_line(caught.value, str(file), f"`slipway replay repair {store.path}`")
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, truncate])
@@ -139,10 +155,12 @@ def test_a_missing_or_truncated_chunk_is_named(
     damage(file)
     with pytest.raises(CorruptStoreError) as caught:
         store.writer("a")
-    one_line(caught.value, str(file), "restore")
+    one_line(caught.value, str(file), f"`slipway replay repair {store.path}`")
     with pytest.raises(CorruptStoreError) as caught:
         list(store.episodes())
-    one_line(caught.value, str(file), "restore")
+    one_line(caught.value, str(file), f"`slipway replay repair {store.path}`")
+    assert repair(store.path)["sound"]
+    list(store.episodes())
 
 
 def test_missing_streams_folder_is_named(store: Store) -> None:

@@ -141,6 +141,17 @@ PLACES: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "ingest over another store": (("ingest", "data.zarr", "--out", "log.zarr"), ("log.zarr", "another output")),
     "ingest over a folder": (("ingest", "log.zarr", "--out", "notes"), ("notes", "another output")),
     "ingest of a folder": (("ingest", "notes", "--out", "never"), ("notes", "shopping.txt", "Minari")),
+    "ingest of a folder of stores": (("ingest", ".", "--out", "never"), ("holds", "stores; give one")),
+    "ingest of nothing": (("ingest", "", "--out", "never"), ("the source is empty",)),
+    "ingest into nothing": (("ingest", "log.zarr", "--out", ""), ("the output is empty",)),
+    "time limit below one step": (
+        ("ingest", "log.zarr", "--out", "never", "--max-episode-steps", -5), ("is -5 steps", "--max-episode-steps"),
+    ),
+    "no time limit": (("ingest", "log.zarr", "--out", "never", "--max-episode-steps", 0), ("is 0 steps",)),
+    "ingest for another task": (
+        ("ingest", "log.zarr", "--out", "never", "--env", "Pendulum-v1"),
+        ("log.zarr", "observations has 8 columns but environment Pendulum-v1 has 3"),
+    ),
     "ingest of a text": (("ingest", "broken.toml", "--out", "never"), ("broken.toml", "no known kind")),
     "unknown dataset": (
         ("ingest", "D4RL/dor/human-v2", "--out", "never"), ("D4RL/dor/human-v2", "MINARI_DATASETS_PATH"),
@@ -150,6 +161,10 @@ PLACES: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "finetune into warm-up": (("finetune", "run", "--online-steps", 100), ("100", "--online-steps")),
     "status of no run": (("status", "notes"), ("notes", "slipway train")),
     "report of no run": (("report", "notes"), ("notes", "slipway train")),
+    "replay info of nothing": (("replay", "info", "nowhere"), ("nowhere does not exist",)),
+    "replay verify of nothing": (("replay", "verify", "nowhere"), ("nowhere does not exist",)),
+    "replay repair like nothing": (("replay", "repair", "log.zarr", "--like", "nowhere"), ("nowhere does not exist",)),
+    "compare on nothing": (("compare", "--replay", "nowhere", "--out", "never"), ("nowhere does not exist",)),
     "replay info of no store": (("replay", "info", "notes"), ("notes", "slipway ingest")),
     "export over a folder": (("export", "run", "--out", "notes"), ("notes", "exists", "another --out")),
     "export over another policy": (("export", "run", "--out", "other.policy"), ("other.policy", "exists", "--out")),
@@ -253,7 +268,7 @@ def test_data_without_any_episode_end_is_refused_by_ingest(tmp_path: Path) -> No
     write_npz(tmp_path / "endless.npz", timeouts=np.zeros(40, bool))
     line = refusal("ingest", "endless.npz", "--out", "never.zarr", cwd=tmp_path)
     assert "no episode end of any kind" in line
-    assert "max_episode_steps" in line
+    assert "--max-episode-steps" in line
 
 
 def test_a_store_without_any_episode_end_is_refused_by_train(here: Path) -> None:

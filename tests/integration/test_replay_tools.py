@@ -25,7 +25,10 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_help_explains_an_action_by_an_example(action: str, tmp_path: Path) -> None:
-    assert re.search(rf"^ +slipway replay {action} \S", succeed("replay", action, "--help", cwd=tmp_path), re.MULTILINE)
+    said = succeed("replay", action, "--help", cwd=tmp_path)
+    examples = re.findall(rf"^ +slipway replay {action} (\S+)", said, re.MULTILINE)
+    assert examples
+    assert all(store.endswith(".zarr") for store in examples), "a store is a run's replay.zarr"
 
 
 def test_evict_says_what_went_and_what_stayed(store: Store, tmp_path: Path) -> None:

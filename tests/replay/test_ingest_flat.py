@@ -99,7 +99,7 @@ def test_a_jump_that_no_flag_marks_ends_an_episode_where_next_observations_show_
 
 def test_without_timeouts_the_time_limit_cuts(path: Path) -> None:
     save(path, columns(timeouts=None))
-    refused(path, SourceFormatError, "lacks 'timeouts'", "max_episode_steps")
+    refused(path, SourceFormatError, "lacks 'timeouts'", "--max-episode-steps")
     assert [len(rewards) for _, rewards, _, _ in stored(path, env={"max_episode_steps": 4})] == [3, 4, 3]
     assert Store.open(path.with_suffix(".store")).spec.env is None
     shutil.rmtree(path.with_suffix(".store"))
@@ -241,12 +241,30 @@ def test_odd_shapes_are_named(path: Path) -> None:
         ({"observations": np.zeros((N, 8, 8, 3), np.uint8)}, ("observations", "images")),
         ({"next_observations": np.zeros((N, 2))}, ("next_observations [12, 2]",)),
         ({"actions": np.zeros(N, np.int64)}, ("continuous",)),
+        ({"actions": np.zeros(N)}, ("actions has shape [12]", "reshape actions to [12, 1]")),
+        ({"rewards": np.arange(N) * 1j}, ("rewards holds no real numbers but complex128, at row 0 0j",)),
+        ({"terminals": np.full(N, 0.5)}, ("terminals at row 0 is 0.5; a flag is 0 or 1",)),
+        ({"timeouts": np.where(np.arange(N) == 7, np.nan, 0)}, ("timeouts at row 7 is nan",)),
         ({"rewards": np.zeros((N, 2))}, ("rewards has shape [12, 2]",)),
     ):
         save(path, columns(**changed))
         refused(path, SourceFormatError, *words)
     save(path, {name: value[:0] for name, value in columns().items()})
     refused(path, SourceFormatError, "rewards is empty")
+
+
+@pytest.mark.parametrize("limit", [0, -5, 2.5, True])
+def test_a_time_limit_is_at_least_one_step(limit: float, path: Path) -> None:
+    save(path, columns())
+    refused(path, IngestError, f"time limit is {limit} steps", "--max-episode-steps", env={"max_episode_steps": limit})
+
+
+def test_a_dry_run_takes_nothing_where_the_ingest_does(path: Path) -> None:
+    nothing = {name: value[:1] for name, value in columns(terminals=np.zeros(N), timeouts=np.ones(N)).items()}
+    save(path, nothing)
+    refused(path, SourceFormatError, "no episode has a single step")
+    found = ingest(path, path.with_suffix(".store"), dry_run=True)
+    assert (found["steps"], found["refused_episodes"], "no episode has" in found["refused"][0]) == (0, 1, True)
 
 
 def test_bad_values_are_named_by_episode_and_rows(path: Path) -> None:

@@ -21,6 +21,7 @@ from replay.ingest import (
     SourceNotFoundError,
     SourceValueError,
     ingest,
+    minari_folders,
     network,
     recorded_environment,
 )
@@ -278,7 +279,7 @@ def test_an_unknown_id_names_the_nearest_and_the_local_ones(tmp_path: Path, monk
 def test_a_path_that_is_not_there_or_not_a_dataset_says_what_is(tmp_path: Path) -> None:
     folder = write(tmp_path / "root", buffer())
     refused(tmp_path / "root" / "toy" / "bax-v0", tmp_path / "s", SourceNotFoundError, "is no file or folder", "box-v0")
-    refused(tmp_path / "root", tmp_path / "s", SourceFormatError, "holds 1 Minari datasets (toy/box-v0)")
+    refused(tmp_path / "root", tmp_path / "s", SourceFormatError, "not a Minari dataset but holds toy/box-v0; give one")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", tmp_path / "s", SourceFormatError, "holds nothing")
     (folder / "data" / "metadata.json").write_text("{")
@@ -302,7 +303,7 @@ def test_a_value_that_is_not_finite_is_named_by_field_episode_and_step(
 def test_an_action_outside_its_bounds_is_refused_or_clipped_and_rounding_is_neither(tmp_path: Path) -> None:
     wild = np.array([[0.5, 0.5], [0.5, -1.5]], np.float32)
     folder = write(tmp_path / "root", buffer(), buffer(actions=wild))
-    words = ("episode 1", "actions at step 1, dimension 1 is -1.5", "[-1, 1]", "clip_actions")
+    words = ("episode 1", "actions at step 1, dimension 1 is -1.5", "[-1, 1]", "--clip-actions")
     refused(folder, tmp_path / "s", SourceValueError, *words)
     ingest(folder, tmp_path / "clipped", clip_actions=True)
     assert list(Store.open(tmp_path / "clipped").episodes())[1].actions[1, 1] == -1.0
@@ -317,7 +318,7 @@ def test_an_empty_dataset_is_refused(tmp_path: Path) -> None:
 
 def test_a_dataset_without_any_episode_end_is_refused_unless_a_time_limit_explains_it(tmp_path: Path) -> None:
     folder = write(tmp_path / "root", buffer(truncations=np.array([False, False])))
-    refused(folder, tmp_path / "s", SourceFormatError, "no episode end of any kind", "max_episode_steps")
+    refused(folder, tmp_path / "s", SourceFormatError, "no episode end of any kind", "--max-episode-steps")
     summary = ingest(folder, tmp_path / "s", env={"id": "Toy-v0", "max_episode_steps": 2})
     (episode,) = Store.open(tmp_path / "s").episodes()
     assert episode.truncated
@@ -409,3 +410,16 @@ def test_an_unknown_id_fails_in_seconds_where_no_network_answers(
         monkeypatch.setenv("HF_ENDPOINT", "http://{}:{}".format(*silent.getsockname()))
         refused("D4RL/door/absent-v9", tmp_path / "store", SourceNotFoundError, "no network was reached")
     assert time.monotonic() - begun < 2 * network.TIMEOUT_S
+
+
+def test_datasets_are_looked_for_as_deep_as_ids_go_and_not_in_hidden_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("D4RL/door/human-v2", "plain-v0", ".cache/hidden-v0", "a/b/c/d/deep-v0"):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "metadata.json").touch()
+    assert minari_folders.local_ids(tmp_path) == ["D4RL/door/human-v2", "plain-v0"]
+    with pytest.raises(SourceFormatError, match=r"not a Minari dataset but holds D4RL/door/human-v2, plain-v0; give"):
+        ingest(tmp_path, tmp_path / "store")
+    monkeypatch.setattr(minari_folders, "MOST_FOLDERS", 2)
+    assert minari_folders.local_ids(tmp_path) == []

@@ -109,5 +109,5 @@ def test_bad_values_and_options_are_refused_and_a_dry_run_lists_them(tmp_path: P
     assert (found["episodes"], found["steps"], found["refused_episodes"]) == (1, 3, 2)
     assert ["demo_9" in found["refused"][0], "demo_11" in found["refused"][1]] == [True, True]
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.hdf5"]
-    with pytest.raises(IngestError, match="columns serves table sources only"):
+    with pytest.raises(IngestError, match="--columns serves table sources only"):
         ingest(path, tmp_path / "store", columns={"observation": ["a"], "action": ["b"], "reward": "r", "episode": "e"})

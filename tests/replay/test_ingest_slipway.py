@@ -94,6 +94,23 @@ def test_every_row_flag_and_meta_is_taken_over(tmp_path: Path) -> None:
     assert ingest(tmp_path / "live", tmp_path / "copy")["already"]
 
 
+def test_a_dry_run_counts_what_the_copy_holds(tmp_path: Path) -> None:
+    record(tmp_path / "live")
+    looked = ingest(tmp_path / "live", tmp_path / "copy", terminate_on="success", dry_run=True)
+    assert not (tmp_path / "copy").exists()
+    stored = ingest(tmp_path / "live", tmp_path / "copy", terminate_on="success")
+    assert (looked["steps"], looked["mended"], looked["refused"]) == (stored["steps"], stored["mended"], [])
+
+
+def test_another_environments_layout_is_refused(tmp_path: Path) -> None:
+    live = record(tmp_path / "live")
+    refused(
+        live, tmp_path / "s", SourceFormatError, "actions has 2 columns but environment Pendulum-v1 has 1",
+        env={"id": "Pendulum-v1"},
+    )  # fmt: skip
+    assert ingest(live, tmp_path / "s", env={"max_episode_steps": 9})["env"]["max_episode_steps"] == 9
+
+
 def test_a_store_that_grew_since_is_other_data(tmp_path: Path) -> None:
     live = record(tmp_path / "live")
     ingest(live, tmp_path / "copy")
@@ -126,6 +143,8 @@ def test_wild_actions_empty_and_damaged_stores_are_refused(tmp_path: Path) -> No
     refused(
         wild, tmp_path / "s", SourceValueError, "stream 'collector-0', episode at row 0", "actions at step", "[-1, 1]"
     )
+    found = ingest(wild, tmp_path / "s", dry_run=True)
+    assert (found["refused_episodes"], "actions at step" in found["refused"][0]) == (1, True)
     ingest(wild, tmp_path / "clipped", clip_actions=True)
     assert max(np.abs(episode.actions).max() for episode in Store.open(tmp_path / "clipped").episodes()) == 1.0
     Store.create(tmp_path / "empty", StoreSpec.from_terms(TERMS, [-1.0], [1.0]))

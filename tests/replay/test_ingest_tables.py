@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,10 @@ def test_parquet_columns_may_hold_vectors(tmp_path: Path) -> None:
         ({"action": "fx"}, "action must be a list of column names"),
         ({"action_low": [-1]}, "one of action_low and action_high"),
         ({"observation": []}, "observation must be a list"),
+        ({"observation": ["x", "x"]}, "observation names column 'x' twice"),
+        ({"observation": {"position": ["x"], "again": ["v", "x"]}}, "observation names column 'x' twice"),
+        ({"action_low": [1], "action_high": [-1]}, "column map columns: action_low[0] is 1 and action_high[0] -1"),
+        ({"action_low": [1], "action_high": [2, 3]}, "action_low has 1 numbers, action_high 2"),
     ],
 )
 def test_a_wrong_map_is_refused_with_the_nearest_name(changed: dict[str, Any], words: str, path: Path) -> None:
@@ -167,9 +172,12 @@ def test_bad_rows_are_named(path: Path) -> None:
     for changed, kind, words in (
         ({"t": time}, SourceFormatError, "at its step 2 the time goes from 1 to 0.5"),
         ({"run": runs}, SourceFormatError, "row 8: episode a comes back"),
-        ({"r": rewards}, SourceValueError, "rewards at step 1 is nan"),
+        ({"r": rewards}, SourceValueError, "column 'r' in row 5 is empty or NaN"),
+        ({"x": pa.array([None, *range(1, N)])}, SourceValueError, "column 'x' in row 0 is empty or NaN"),
+        ({"v": np.where(np.arange(N) == 6, np.inf, 0)}, SourceValueError, "column 'v' in row 6 is inf"),
+        ({"fx": np.where(np.arange(N) == 6, np.nan, 0)}, SourceFormatError, "column 'fx' in row 6 is empty or NaN"),
         ({"done": np.repeat(["0", "perhaps"], N // 2)}, SourceFormatError, "row 6: 'done' is 'perhaps'"),
-        ({"x": np.repeat("left", N)}, SourceFormatError, "left" if path.suffix == ".csv" else "column 'x'"),
+        ({"x": np.repeat("left", N)}, SourceFormatError, "column 'x'"),
     ):
         save(path, table(**changed))
         with pytest.raises(kind) as caught:
@@ -177,6 +185,35 @@ def test_bad_rows_are_named(path: Path) -> None:
         assert words in str(caught.value), str(caught.value)
         assert "\n" not in str(caught.value)
         assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_unreadable_csv_lines_are_named_by_row_and_column(tmp_path: Path) -> None:
+    path = save(tmp_path / "log.csv", table())
+    lines = path.read_text().splitlines()
+    columns = {**MAP, "observation": ["y", "x"]}
+    for row, line, words in (
+        (4, lines[5].replace("10", "left"), "row 4: column 'x' holds no number (invalid value 'left'); correct it"),
+        (2, lines[3] + ",1", "row 2: Expected 11 columns, got 12"),
+    ):
+        path.write_text("\n".join([*lines[: row + 1], line, *lines[row + 2 :]]) + "\n")
+        with pytest.raises(SourceFormatError, match=re.escape(words)):
+            ingest(path, tmp_path / "store", columns=columns)
+    path.write_text(lines[0] + "\n")
+    with pytest.raises(SourceFormatError, match="has columns but no row"):
+        ingest(path, tmp_path / "store", columns=columns)
+    path.write_text("")
+    with pytest.raises(SourceFormatError, match=r"log.csv cannot be read \(Empty CSV file\); needed are"):
+        ingest(path, tmp_path / "store", columns=columns)
+
+
+def test_another_environments_layout_is_refused(path: Path) -> None:
+    save(path, table())
+    pendulum = {"id": "Pendulum-v1"}
+    bounds = {"action_low": [-2], "action_high": [2]}
+    for given in ({}, bounds):
+        with pytest.raises(SourceFormatError, match="observations has 2 columns but environment Pendulum-v1 has 3"):
+            ingest(path, path.parent / "store", columns={**MAP, **given, "observation": ["x", "y"]}, env=pendulum)
+    assert ingest(path, path.parent / "store", columns=MAP, env=pendulum)["action_high"] == [2.0]
 
 
 # LeRobot
