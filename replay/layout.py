@@ -186,9 +186,8 @@ def _like_advice(store: Path) -> str:
 def _instead(path: Path) -> str:
     """What a path that is no store is, and what to do: name the store meant, or make one."""
     if not path.exists():
-        found = [file.parent for file in path.parent.glob(f"*.zarr/{GROUP}")]
-        stores = {name: store for store in found for name in (store.name, store.stem)}
-        near = difflib.get_close_matches(path.name, stores, 1, 0.7)
+        stores = {file.parent.stem: file.parent for file in path.parent.glob(f"*.zarr/{GROUP}")}
+        near = difflib.get_close_matches(path.stem, stores, 1, 0.7)
         guess = f"did you mean {stores[near[0]]}? else " if near else ""
         return f"does not exist: {guess}make a store with `slipway ingest SOURCE --out {path}`"
     inside = sorted(file.parent for file in path.glob(f"*.zarr/{GROUP}")) if path.is_dir() else []

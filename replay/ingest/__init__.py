@@ -100,8 +100,6 @@ def ingest(
         IngestError: one line saying what is wrong, where, and what to do; nothing is left behind.
     """
     name = str(source)
-    if not name:
-        raise SourceNotFoundError("the source is empty: name a dataset, file or folder")
     if Path(out) == Path():
         raise IngestError("the output is empty, or the folder you are in: name the store to make, e.g. --out data.zarr")
     try:
@@ -154,6 +152,8 @@ def recorded_environment(source: str | Path) -> dict[str, Any] | None:
 
 
 def _importer(name: str) -> Importer:
+    if not name:
+        raise SourceNotFoundError("the source is empty: name a dataset, file or folder")
     for importer in IMPORTERS.values():
         if importer.matches(name):
             return importer
