@@ -32,7 +32,7 @@ class Evaluations:
         self._make_child = make_child
         self.running: list[Child] = []
         self.switch: dict[str, Any] | None = next(
-            (event["switch"] for event in reversed(read_lines(run.events)) if event["kind"] == "switch_report"), None
+            (event["switch"] for event in reversed(read_lines(run.events, "switch_report"))), None
         )
         """The report at the switch, once the pretrained policy has its score."""
         self._evaluated = {(r["label"], r["online_steps"]) for r in run.evaluations()}

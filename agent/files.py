@@ -80,34 +80,37 @@ class Follower:
         self.path = path
         self.offset = path.stat().st_size if from_end and path.exists() else 0
 
-    def new(self) -> list[dict[str, Any]]:
-        """The complete lines since the last call; a line still being written comes with the next one."""
+    def new(self, kind: str = "") -> list[dict[str, Any]]:
+        """The complete lines since the last call, of one `kind` if given; one still being written comes later."""
+        found = []
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
-                data = file.read()
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    self.offset += len(line)
+                    found += parse_line(line, kind)
         except FileNotFoundError:
-            return []
-        whole = data[: data.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        return parse_lines(whole.decode(errors="replace"))
+            pass
+        return found
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All complete JSON lines of `path`; one that was cut short is left out. Missing file: empty list."""
+def read_lines(path: Path, kind: str = "") -> list[dict[str, Any]]:
+    """All complete JSON lines of `path`, of one `kind` if given; one that was cut short is left out.
+
+    No more of a long file is held in memory than what is asked for. Missing file: empty list.
+    """
     if not path.exists():
         return []
-    return parse_lines(path.read_text())
+    with path.open("rb") as file:
+        return [record for line in file for record in parse_line(line, kind)]
 
 
-def parse_lines(text: str) -> list[dict[str, Any]]:
-    """The JSON objects in `text`, one a line; what is none is left out."""
-    records = []
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
+def parse_line(line: bytes, kind: str) -> list[dict[str, Any]]:
+    """The JSON object in `line`, of any `kind` where none is given; empty where there is none such."""
+    try:
+        record = json.loads(line.decode(errors="replace"))
+    except json.JSONDecodeError:
+        return []
+    return [record] if isinstance(record, dict) and kind in ("", record.get("kind")) else []

@@ -62,8 +62,8 @@ class Oversight:
             write_atomic(path, safetensors.torch.save(dict(self._algorithm.actor.state_dict())))
         self._pretrained = safetensors.torch.load(path.read_bytes()) if path.exists() else None
         alarm = None
-        for record in self._lines.new():
-            if record["kind"] == "evaluation" and (record["label"] != "curve" or record["online_steps"] <= scored):
+        for record in self._lines.new("evaluation"):
+            if record["label"] != "curve" or record["online_steps"] <= scored:
                 self._note_best(record)
                 alarm = self.guard.add(record)
         if alarm and publish is not None and self._pretrained is not None:
@@ -86,9 +86,8 @@ class Oversight:
             # The present state is not the first version's, which may be scored again at any time.
             if version not in self._pending and version != self._first:
                 self.expect(version, save)
-        for record in self._lines.new():
-            if record["kind"] == "evaluation":
-                self.judge(record, online_steps=online_steps, publish=publish)
+        for record in self._lines.new("evaluation"):
+            self.judge(record, online_steps=online_steps, publish=publish)
         self.hold(online_steps)
 
     def expect(self, version: int, save: Callable[[], None]) -> None:

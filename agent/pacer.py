@@ -32,7 +32,11 @@ class Pacer:
         self._limiter = Limiter(utd=config.online.utd, tolerance_steps=config.online.tolerance_steps)
 
     def due(self) -> int:
-        """How many of its environments may take a step now: all, none, or the last few of a phase."""
+        """How many of its environments may take a step now: all, none, or the last few of a phase.
+
+        Asked for one step and by each collector for itself: where several step at once, tolerance, warm-up and total
+        are exceeded by up to one step for each environment but one.
+        """
         board, online = self._board, self._config.online
         steps, phase = board.online_steps(), board[Slot.PHASE]
         left = self._config.online_steps - steps

@@ -153,4 +153,4 @@ class RunDirectory:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluation lines of metrics.jsonl, oldest first."""
-        return [record for record in read_lines(self.metrics) if record["kind"] == "evaluation"]
+        return read_lines(self.metrics, "evaluation")

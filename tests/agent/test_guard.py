@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,20 @@ def test_a_follower_sees_each_line_once_and_none_by_halves(tmp_path: Path) -> No
     with path.open("ab") as file:
         file.write(b':2}\nbroken\n{"c":3}\n')
     assert follower.new() == [{"b": 2}, {"c": 3}]
+
+
+def test_a_follower_of_one_kind_holds_nothing_else_of_a_long_file(tmp_path: Path) -> None:
+    # A learner reads its run's metrics at every start: a long run must not make its successors larger.
+    path, other = tmp_path / "lines.jsonl", json.dumps({"kind": "train", **{f"figure_{n}": 0.5 for n in range(50)}})
+    scores = [json.dumps({"kind": "evaluation", "n": n}) for n in range(3)]
+    path.write_text("".join(f"{line}\n" for score in scores for line in [*[other] * 2000, score]))
+    tracemalloc.start()
+    found = Follower(path).new("evaluation")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [record["n"] for record in found] == [0, 1, 2]
+    assert read_lines(path, "evaluation") == found
+    assert peak < 100_000 < path.stat().st_size
 
 
 @pytest.mark.parametrize(("mean", "recipe"), [(10.0, "default"), (10.5, "fast"), (9.5, "safe")])
