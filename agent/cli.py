@@ -37,6 +37,9 @@ VERBS: dict[str, tuple[str, str]] = {
 # What SIGTERM and Ctrl-C end with success, at any moment.
 STOPPABLE = ("train", "pretrain", "finetune")
 
+# What takes CONFIG.toml before its flags.
+READING_A_FILE = ("train", "pretrain")
+
 # Which extra brings a missing package, for the verb that needs it.
 EXTRAS = {
     "gymnasium": "sim", "gymnasium_robotics": "sim", "mujoco": "sim", "imageio": "sim",
@@ -67,10 +70,15 @@ def usage() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0 for success, 2 for the user's input, 1 (with a traceback) for a crash."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    before: list[str] = []
+    if arguments and arguments[0].partition("=")[0] == "--log-level":
+        # It may stand before the verb as well as after it.
+        words = 1 if "=" in arguments[0] else 2
+        before, arguments = arguments[:words], arguments[words:]
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(usage())
         return 0 if arguments else 2
-    verb, rest = arguments[0], arguments[1:]
+    verb, rest = arguments[0], [*arguments[1:], *before]
     if verb == "--version":
         from agent import __version__
 
@@ -158,10 +166,10 @@ def parse(command: object, verb: str, rest: Sequence[str]) -> object:
     except SystemExit as leaving:
         if leaving.code != 2:
             raise
-        raise ConfigError(in_one_line(said.getvalue())) from None
+        raise ConfigError(in_one_line(said.getvalue(), verb)) from None
 
 
-def in_one_line(box: str) -> str:
+def in_one_line(box: str, verb: str) -> str:
     """What tyro framed with lines and colours, as a sentence: what is wrong, the flags meant, where help is."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     rows = [row.strip(" │|") for row in plain.splitlines() if not re.match(r"[╭╰+]", row)]
@@ -177,6 +185,9 @@ def in_one_line(box: str) -> str:
             words = f"did you mean {' or '.join(near)}?"
         elif words.startswith("Unrecognized options") and re.search(r"\b(true|false)\b", words, re.IGNORECASE):
             words += " (a switch takes no value: --NAME turns it on, --no-NAME off)"
+        elif words.startswith("Unrecognized options") and verb in READING_A_FILE and ".toml" in words:
+            words += f" (the file stands first: slipway {verb} CONFIG.toml --flags)"
+        words = words.replace("Expected 1 values", "It takes one")
         words = re.sub(r"invalid literal for int\(\) with base 10: (\S+)", r"\1 is no whole number in digits", words)
         words = re.sub(
             r"Could not find valid parse for arguments", "not understood (spaces part several values)", words

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.algorithms import ALGORITHMS, config_class
+from agent.algorithms import ALGORITHMS, config_class, owners
 from agent.algorithms.config import AlgorithmConfig
 from agent.config import TrainConfig
 from agent.errors import ConfigError
@@ -98,7 +98,7 @@ def merge(base: C, values: Mapping[str, Any], *, where: str, prefix: str = "") -
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in fields:
-            raise ConfigError(f"unknown key {name!r} in {where}{nearest(key, fields)}")
+            raise ConfigError(f"unknown key {name!r} in {where}{place_of(key, base) or nearest(key, fields)}")
         current = getattr(base, key)
         if dataclasses.is_dataclass(current) and not isinstance(current, type):
             if not isinstance(value, Mapping):
@@ -109,6 +109,20 @@ def merge(base: C, values: Mapping[str, Any], *, where: str, prefix: str = "") -
         else:
             changes[key] = coerce(value, hints[key], name, where)
     return typing.cast(C, dataclasses.replace(typing.cast(Any, base), **changes))
+
+
+def place_of(key: str, base: Any) -> str:
+    """`; ...` with the table or the algorithms that have a setting `key`, which `base` lacks; or nothing."""
+    if isinstance(base, AlgorithmConfig):
+        found = owners(key)
+        return f"; {base.name} does not have it, only {', '.join(found)}" if found else ""
+    parts = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
+    tables = [
+        name
+        for name, part in parts.items()
+        if dataclasses.is_dataclass(part) and key in {f.name for f in dataclasses.fields(part)}
+    ]
+    return f"; it belongs to the table {' or '.join(f'[{name}]' for name in tables)}" if tables else ""
 
 
 def coerce(value: Any, hint: Any, name: str, where: str) -> Any:
@@ -129,6 +143,8 @@ def coerce(value: Any, hint: Any, name: str, where: str) -> Any:
     plain = origin or hint
     if isinstance(plain, type) and isinstance(value, plain) and (plain is bool or not isinstance(value, bool)):
         return value
+    if origin is tuple:
+        raise ConfigError(f"{name} in {where} is {value!r} but must be a list, e.g. [64, 64]")
     expected = getattr(hint, "__name__", str(hint)) if not isinstance(hint, types.UnionType) else str(hint)
     raise ConfigError(f"{name} in {where} is {value!r} but must be of type {expected}")
 

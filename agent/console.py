@@ -20,15 +20,27 @@ from rich.text import Text
 
 
 class Output(Console):
-    """A console that leaves a reader who left (`slipway ... | head`) to `agent.cli`: that is no failure of ours."""
+    """A console that shows text as it is: paths and names hold brackets and colons, and a line is the reader's to wrap.
+
+    What is to be styled is a `Text`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Lines are never broken or cut, tables and panels keep to the width."""
+        if all(isinstance(each, str | Text) for each in objects):
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
-        """Called while the BrokenPipeError is handled."""
+        """Called while the BrokenPipeError is handled: a reader who left (`... | head`) is no failure of ours."""
         raise
 
 
-results = Output(highlight=False)
-messages = Output(stderr=True, highlight=False)
+results = Output()
+messages = Output(stderr=True)
 
 LEVELS = ("debug", "info", "warning", "error")
 # Plain lines: the first after some seconds, then ever more rarely, for a log of a run of days.
@@ -54,12 +66,12 @@ def say(text: str, level: str = "info") -> None:
     if shows(level):
         prefix, style = {"warning": ("warning: ", "bold"), "debug": ("", "dim")}.get(level, ("", ""))
         # A style of `print` itself would also be that of the bars below.
-        messages.print(Text(prefix + text, style=style), soft_wrap=True)
+        messages.print(Text(prefix + text, style=style))
 
 
 def working(text: str) -> AbstractContextManager[object]:
     """A spinner beside `text` while the block runs; nothing where nobody watches."""
-    return messages.status(text) if shows("info") and messages.is_terminal else nullcontext()
+    return messages.status(Text(text)) if shows("info") and messages.is_terminal else nullcontext()
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
@@ -124,7 +136,7 @@ class _PlainBar:
         self._said = now, done
         # A line that says nothing new is worth less than its room.
         if (done, note) != self._shown:
-            messages.print(line, markup=False, soft_wrap=True)
+            messages.print(line)
             self._every = min(1.5 * self._every, PLAIN_SECONDS_AT_MOST)
         self._shown = done, note
 
@@ -161,7 +173,7 @@ def progress() -> Iterator[Bars]:
         return
     columns = (
         SpinnerColumn(finished_text="✓"),
-        TextColumn("{task.description}", table_column=Column(min_width=9, no_wrap=True)),
+        TextColumn("{task.description}", table_column=Column(min_width=9, no_wrap=True), markup=False),
         BarColumn(bar_width=12, complete_style="cyan", finished_style="cyan"),
         _Done(Column(no_wrap=True, min_width=13)),
         _Rate(Column(no_wrap=True, min_width=6)),
@@ -183,13 +195,28 @@ def clock(seconds: float) -> str:
     return f"{hours}:{whole % 60:02d}"
 
 
+def figure(value: float) -> str:
+    """`0.812`, `-1,171.3`: a return or a score in digits, four of them or to the tenth."""
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 episode`, `2,000 episodes`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 # --- results ----------------------------------------------------------------------------------------------------------
+
+
+def write(text: str) -> None:
+    """`text` on stdout to the byte, for programs."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def write_json(record: dict[str, Any]) -> None:
     """One JSON object on stdout, for programs."""
-    sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    write(json.dumps(record, allow_nan=False) + "\n")
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:

@@ -36,6 +36,15 @@ def continued(run: Path, online_steps: int) -> TrainConfig:
     config = dataclasses.replace(config, out=run, online_steps=online_steps or config.online_steps)
     if not config.online_steps:
         raise ConfigError(f"{run} was started without an online phase: say how long with --online-steps")
+    if not config.algorithm.fine_tunes:
+        raise ConfigError(
+            f"{run} was trained by {config.algorithm.name}, which cannot fine-tune: give a run of another"
+        )
+    if config.online_steps <= (warmup := config.online.warmup_steps):
+        raise ConfigError(
+            f"--online-steps is {config.online_steps} but the warm-up alone, set when {run} was made, takes {warmup}: "
+            f"give more than {warmup}"
+        )
     return config
 
 

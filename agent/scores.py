@@ -11,6 +11,11 @@ import numpy as np
 from envs.catalog import Task, normalized_score
 
 Z_95 = 1.959963984540054
+# Student's t for 1 to 9 degrees of freedom (two-sided 95%); beyond, its expansion in 1/degrees is exact to 1e-5.
+T_95 = (
+    12.706204736174698, 4.302652729749462, 3.182446305283708, 2.776445105197793, 2.570581835636314,
+    2.446911851144969, 2.364624251592785, 2.306004135204166, 2.262157162798205,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +28,8 @@ class Score:
     """Mean undiscounted return."""
     std: float
     """Standard deviation of the returns."""
-    ci: tuple[float, float]
-    """95% interval of the mean: Wilson's for success tasks, normal otherwise."""
+    ci: tuple[float, float] | None
+    """95% interval of the mean: Wilson's for success tasks, else Student's, which a single episode does not have."""
     normalized: float | None
     """100·(mean − min)/(max − min) with D4RL's references; 100·success rate where success is the score."""
     success: float | None
@@ -36,7 +41,7 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "ci": list(self.ci)}
+        return {**asdict(self), "ci": None if self.ci is None else list(self.ci)}
 
 
 def summarize(task: Task, returns: np.ndarray, lengths: np.ndarray, successes: np.ndarray | None) -> Score:
@@ -44,10 +49,11 @@ def summarize(task: Task, returns: np.ndarray, lengths: np.ndarray, successes: n
     episodes = len(returns)
     by_success = task.score == "success" and successes is not None
     mean, std = float(returns.mean()), float(returns.std())
+    ci = None
     if by_success and set(np.unique(returns)) <= {0.0, 1.0}:
         ci = wilson(int(returns.sum()), episodes)
-    else:
-        half = Z_95 * std / math.sqrt(max(episodes - 1, 1))
+    elif episodes > 1:
+        half = student(episodes - 1) * std / math.sqrt(episodes - 1)
         ci = (mean - half, mean + half)
     success = None if successes is None else float(successes.mean())
     reached = lengths[successes > 0] if successes is not None else np.empty(0)
@@ -64,6 +70,20 @@ def summarize(task: Task, returns: np.ndarray, lengths: np.ndarray, successes: n
         length=float(lengths.mean()),
         steps_to_goal=float(reached.mean()) if len(reached) else None,
     )
+
+
+def student(degrees: int) -> float:
+    """The 97.5% quantile of Student's t distribution (Abramowitz & Stegun 26.7.5 beyond the table)."""
+    if degrees <= len(T_95):
+        return T_95[degrees - 1]
+    z, z2 = Z_95, Z_95 * Z_95
+    terms = (
+        (z2 + 1) / 4,
+        ((5 * z2 + 16) * z2 + 3) / 96,
+        (((3 * z2 + 19) * z2 + 17) * z2 - 15) / 384,
+        ((((79 * z2 + 776) * z2 + 1482) * z2 - 1920) * z2 - 945) / 92160,
+    )
+    return z + z * sum(term / float(degrees) ** (power + 1) for power, term in enumerate(terms))
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from agent.console import clock
+from agent.console import clock, figure, plural
 
 PHASES = {"starting": "start", "pretrain": "pretrain", "warmup": "warm-up", "online": "online", "done": "done"}
 WIDTH = 80
@@ -56,7 +56,7 @@ def line(status: dict[str, Any]) -> str:
             parts.append(f"{status[key]:,.0f} {unit}")
     if status["last_evaluation"]:
         parts.append(f"{status['last_evaluation']['label']} {score(status['last_evaluation'])}")
-    parts.append(f"{status['incidents']} incident{'' if status['incidents'] == 1 else 's'}")
+    parts.append(plural(status["incidents"], "incident"))
     return " · ".join(parts)
 
 
@@ -170,12 +170,15 @@ def evaluation(status: dict[str, Any], now: float) -> str:
     newest, before = status["last_evaluation"], status.get("evaluation_before")
     if newest is None:
         return "none yet"
-    low, high = newest["ci"]
     text = f"{newest['label']} at {newest['online_steps']:,} steps: {score(newest)}"
-    text += f", return {newest['mean']:.3g} (95% {low:.3g} to {high:.3g}), {ago(now - newest['time'])}"
+    if not score(newest).startswith("return"):
+        text += f", return {figure(newest['mean'])}"
+    if newest["ci"] is not None:
+        text += f" (95% {figure(newest['ci'][0])} to {figure(newest['ci'][1])})"
+    text += f", {ago(now - newest['time'])}"
     if before is not None:
         sign = "▲ up" if newest["mean"] > before["mean"] else "▼ down" if newest["mean"] < before["mean"] else "= same"
-        text += f"; {sign} from {before['mean']:.3g}"
+        text += f"; {sign} from {figure(before['mean'])}"
     return text
 
 
@@ -185,7 +188,7 @@ def score(record: dict[str, Any]) -> str:
         return f"success {100 * record['success']:.0f}%"
     if record.get("normalized") is not None:
         return f"score {record['normalized']:.1f}"
-    return f"return {record['mean']:.3g}"
+    return f"return {figure(record['mean'])}"
 
 
 def incidents(status: dict[str, Any], now: float) -> Text:

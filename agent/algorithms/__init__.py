@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,11 @@ def config_class(name: str) -> type[AlgorithmConfig]:
     """The configuration of algorithm `name`; ConfigError for an unknown one."""
     found: type[AlgorithmConfig] = _load(name, 0)
     return found
+
+
+def owners(setting: str) -> list[str]:
+    """Names of the algorithms that have a hyper-parameter of this name."""
+    return [name for name in ALGORITHMS if setting in {f.name for f in dataclasses.fields(config_class(name))}]
 
 
 def make(config: AlgorithmConfig, **arguments: Any) -> Algorithm[Any]:

@@ -9,6 +9,16 @@ from typing import Any, ClassVar
 Rule = tuple[str, bool, str]
 """(field, whether its value can work, what it must be)."""
 
+MOST_WIDTH = 65_536
+MOST_LAYERS = 64
+MOST_BATCH = 16_777_216
+MOST_MEMBERS = 1024
+
+
+def count(name: str, value: int, most: int) -> Rule:
+    """Of something that memory is taken for: a slip of the keyboard is not to be found out by running out of it."""
+    return name, 1 <= value <= most, f"must lie in 1 to {most:,}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
@@ -52,6 +62,10 @@ class AlgorithmConfig:
         return [
             ("discount", 0.0 <= self.discount < 1.0, "must lie in [0, 1)"),
             ("learning_rate", self.learning_rate > 0.0, "must be positive"),
-            ("batch_size", self.batch_size >= 1, "must be 1 or more"),
-            ("hidden", len(self.hidden) > 0 and min(self.hidden) >= 1, "needs one width or more, each at least 1"),
+            count("batch_size", self.batch_size, MOST_BATCH),
+            (
+                "hidden",
+                1 <= len(self.hidden) <= MOST_LAYERS and min(self.hidden) >= 1 and max(self.hidden) <= MOST_WIDTH,
+                f"needs 1 to {MOST_LAYERS} widths, each 1 to {MOST_WIDTH:,}",
+            ),
         ]

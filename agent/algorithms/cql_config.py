@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from agent.algorithms.config import Rule
+from agent.algorithms.config import MOST_MEMBERS, Rule, count
 from agent.algorithms.sac_config import SACConfig
 
 
@@ -40,5 +40,5 @@ class CQLConfig(SACConfig):
         return [
             *super().rules(),
             ("conservative_weight", self.conservative_weight >= 0.0, "must be 0 or more"),
-            ("sampled_actions", self.sampled_actions >= 1, "must be 1 or more"),
+            count("sampled_actions", self.sampled_actions, MOST_MEMBERS),
         ]

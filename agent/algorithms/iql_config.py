@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from agent.algorithms.config import Rule
+from agent.algorithms.config import MOST_MEMBERS, Rule, count
 from agent.algorithms.regression_config import RegressionConfig
 
 
@@ -88,9 +88,9 @@ class IQLConfig(RegressionConfig):
             ("actor_average", 0.0 <= self.actor_average <= 1.0, "must lie in [0, 1]"),
             ("bc_weight", self.bc_weight >= 0.0, "must be 0 or more"),
             ("blend_updates", self.blend_updates >= 1, "must be 1 or more"),
-            ("quantiles", self.quantiles >= 1, "must be 1 or more"),
+            count("quantiles", self.quantiles, MOST_MEMBERS),
             ("anti_exploration_scale", self.anti_exploration_scale >= 0.0, "must be 0 or more"),
-            ("critics", self.critics >= 1, "must be 1 or more"),
+            count("critics", self.critics, MOST_MEMBERS),
             ("critic_subset", 0 <= self.critic_subset <= self.critics, "must lie in 0 to algorithm.critics"),
             ("critic_dropout", 0.0 <= self.critic_dropout < 1.0, "must lie in [0, 1)"),
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from agent.algorithms.config import Rule
+from agent.algorithms.config import MOST_MEMBERS, Rule, count
 from agent.algorithms.regression_config import RegressionConfig
 
 
@@ -38,5 +38,5 @@ class OneStepConfig(RegressionConfig):
             ("weight_clip", self.weight_clip > 0.0, "must be positive"),
             ("kl_weight", self.kl_weight >= 0.0, "must be 0 or more"),
             ("target_rate", 0.0 < self.target_rate <= 1.0, "must lie in (0, 1]"),
-            ("critics", self.critics >= 1, "must be 1 or more"),
+            count("critics", self.critics, MOST_MEMBERS),
         ]

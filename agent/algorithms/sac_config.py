@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from agent.algorithms.config import AlgorithmConfig, Rule
+from agent.algorithms.config import MOST_MEMBERS, AlgorithmConfig, Rule, count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class SACConfig(AlgorithmConfig):
             *super().rules(),
             ("actor_learning_rate", self.actor_learning_rate > 0.0, "must be positive"),
             ("target_rate", 0.0 < self.target_rate <= 1.0, "must lie in (0, 1]"),
-            ("critics", self.critics >= 1, "must be 1 or more"),
+            count("critics", self.critics, MOST_MEMBERS),
             ("critic_subset", 0 <= self.critic_subset <= self.critics, "must lie in 0 to algorithm.critics"),
             ("policy_delay", self.policy_delay >= 1, "must be 1 or more"),
             ("initial_temperature", self.initial_temperature > 0.0, "must be positive"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.algorithms.config import AlgorithmConfig, Rule
+from agent.algorithms.config import MOST_MEMBERS, AlgorithmConfig, Rule, count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class TD3Config(AlgorithmConfig):
         return [
             *super().rules(),
             ("target_rate", 0.0 < self.target_rate <= 1.0, "must lie in (0, 1]"),
-            ("critics", self.critics >= 1, "must be 1 or more"),
+            count("critics", self.critics, MOST_MEMBERS),
             ("policy_delay", self.policy_delay >= 1, "must be 1 or more"),
             ("target_noise", self.target_noise >= 0.0, "must be 0 or more"),
             ("target_noise_clip", self.target_noise_clip >= 0.0, "must be 0 or more"),

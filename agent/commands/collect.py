@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from agent.console import progress, results, say, write_json
+from agent.console import figure, plural, progress, results, say, write_json
 from agent.errors import ConfigError
 from agent.evaluation import check_layout
 from agent.faults import FaultBudget
@@ -61,12 +62,12 @@ def run(args: Args) -> int:
     if args.json:
         write_json(outcome)
     else:
-        counts = f"{outcome['steps']} steps, {outcome['episodes']} episodes"
-        results.print(f"{args.out}: {counts}, mean return {outcome['mean']:.3g}")
+        counts = f"{plural(outcome['steps'], 'step')}, {plural(outcome['episodes'], 'episode')}"
+        results.print(f"{args.out}: {counts}, mean return {figure(outcome['mean'])}")
     return 0
 
 
-def collect(args: Args) -> dict[str, float]:
+def collect(args: Args) -> dict[str, Any]:
     """Collect `args.steps` steps into a new store; returns steps, episodes and mean return."""
     if args.steps < 1:
         raise ConfigError(f"--steps is {args.steps} but must be 1 or more")
@@ -92,7 +93,7 @@ def collect(args: Args) -> dict[str, float]:
                 for step in rollout(env, act, seed_rng=reset_rng, on_reset=on_reset):
                     episodes.add(step)
                     if step.terminated or step.truncated:
-                        bar(min(episodes.steps, args.steps), note=f"mean return {episodes.mean:.3g}")
+                        bar(min(episodes.steps, args.steps), note=f"mean return {figure(episodes.mean)}")
                     if stopping() or episodes.complete(args.steps):
                         break
             except EnvFault as fault:
@@ -101,7 +102,7 @@ def collect(args: Args) -> dict[str, float]:
                 budget.spend(fault, episodes.steps)
             episodes.cut()
         if not episodes.complete(args.steps):
-            say(f"stopped after {episodes.steps} steps; they are in {args.out}")
+            say(f"stopped after {plural(episodes.steps, 'step')}; they are in {args.out}")
     return {"steps": episodes.steps, "episodes": len(episodes.returns), "mean": episodes.mean}
 
 

@@ -14,7 +14,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -23,23 +23,34 @@ from agent.algorithms import ALGORITHMS
 from agent.comparison.page import write_page
 from agent.comparison.plan import Run, Variant, make_plan
 from agent.comparison.results import Method, Task, gather
-from agent.comparison.runs import Runner, progress_of
+from agent.comparison.runs import Runner, has_runs, progress_of
 from agent.config_files import load_toml
-from agent.console import messages, progress, results, table, write_json
+from agent.console import messages, plural, progress, results, table, write_json
 from agent.errors import ConfigError, RunError
+from agent.kinds import what_is
 from agent.process import StopSignal
+
+REQUIRED = tyro.conf.arg(help_behavior_hint="(required)")
+
+# What a --config file cannot say, as each run gets its own, and what says it instead.
+SET_BY_FLAGS = {
+    "algorithm": "each variant, e.g. --algorithms iql+expectile=0.9", "replay": "--replay", "out": "--out",
+    "env": "--env", "seed": "--seeds", "pretrain_steps": "--steps", "online_steps": "--online-steps",
+    "preset": "--env or the environment recorded with each store",
+    "recipe": "the settings that it stands for, in the file itself",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    replay: tuple[Path, ...] = ()
+    replay: Annotated[tuple[Path, ...], REQUIRED] = ()
     """Store or stores with the data; several make several tasks."""
     algorithms: str = "iql,bc"
     """Names, or variants such as iql+expectile=0.9+critics=1, with commas; the others are held against the first."""
     seeds: int = 3
     """Runs of each, with seeds 0, 1, 2, …"""
     steps: int = 100_000
-    """Offline updates of each run."""
+    """Offline updates of each run; sac, rlpd and others that learn from their own experience only do none."""
     online_steps: int = 0
     """Online environment steps of each run after that, warm-up included."""
     episodes: int = 100
@@ -47,13 +58,13 @@ class Args:
     env: str = ""
     """Environment to score in; empty takes the one recorded with each store."""
     config: Path | None = None
-    """TOML file with further settings for every run, as for `slipway train`."""
+    """TOML file with further settings for every run, as for `slipway train` but for [algorithm] and what flags set."""
     cores: int = 0
     """Trainings at a time, one thread each; 0 takes the cores that this process may use."""
-    out: Path = Path()
+    out: Annotated[Path, REQUIRED] = Path()
     """Folder of the comparison; the same command again resumes it."""
     html: Path | None = None
-    """Where the page goes; OUT/comparison.html by default."""
+    """Where the page goes, in a folder that exists; OUT/comparison.html by default."""
     json: bool = False
     """Print one JSON object instead of tables."""
 
@@ -63,7 +74,8 @@ def run(args: Args) -> int:
     check(args)
     variants = Variant.parse_all(args.algorithms)
     plan = make_plan(
-        args.replay, variants, seeds=args.seeds, out=args.out, env=args.env, settings=settings_of(args)
+        args.replay, variants, seeds=args.seeds, out=args.out, env=args.env, settings=settings_of(args),
+        where=str(args.config) if args.config else "the flags",
     )  # fmt: skip
     runner = Runner(plan, out=args.out, cores=args.cores or len(os.sched_getaffinity(0)))
     finished = train_with_progress(runner, plan)
@@ -83,12 +95,12 @@ def run(args: Args) -> int:
     else:
         for task in tasks:
             results.print(table(title(task, args), COLUMNS, [row(method) for method in task.methods]))
-        results.print(NOTE, soft_wrap=True)
-        messages.print(f"page: {page}", markup=False, soft_wrap=True)
+        results.print(NOTE)
+        messages.print(f"page: {page}")
     if not finished:
         messages.print("stopped: everything is saved; the same command goes on from here")
     for path, words in runner.failures.items():
-        messages.print(f"{path} failed: {words}", markup=False, soft_wrap=True)
+        messages.print(f"{path} failed: {words}")
     return 2 if runner.failures else 0
 
 
@@ -102,21 +114,49 @@ def check(args: Args) -> None:
         ("--seeds", args.seeds, 1),
         ("--cores", args.cores, 0),
         ("--episodes", args.episodes, 1),
+        ("--steps", args.steps, 0),
+        ("--online-steps", args.online_steps, 0),
     ):
         if value < least:
             raise ConfigError(f"{flag} is {value} but must be {least} or more")
     if args.env and len(args.replay) > 1:
         raise ConfigError("--env names one environment for several stores: leave it out, or compare one at a time")
-    if args.out.is_file():
-        raise RunError(f"{args.out} is a file: choose another --out")
+    if args.out.exists() and not is_free_or_ours(args.out):
+        raise RunError(f"{args.out} {what_is(args.out)}, not a comparison: choose another --out")
+    if args.html is not None:
+        check_page(args.html, args.out)
+
+
+def is_free_or_ours(out: Path) -> bool:
+    """Whether a comparison may begin or go on in `out`: nothing is there, or what one has left."""
+    found = what_is(out)
+    return found == "is an empty folder" or (found == "is a folder" and has_runs(out))
+
+
+def check_page(page: Path, out: Path) -> None:
+    """RunError where the page could not be written at the end of all training."""
+    folder = page.parent
+    if page.is_dir():
+        raise RunError(f"--html {page} is a folder: name a file")
+    if folder.resolve() == out.resolve():
+        return  # which is made if need be
+    if not folder.is_dir():
+        raise RunError(f"--html {page}: there is no folder {folder}: make it, or choose another --html")
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"--html {page}: the folder {folder} cannot be written: choose another --html")
 
 
 def settings_of(args: Args) -> dict[str, Any]:
     """What all runs share, as nested values: the file's, then the flags'."""
     file = load_toml(args.config) if args.config else {}
-    if "algorithm" in file:
-        raise ConfigError(f"{args.config} has a table [algorithm]: set it for each variant, e.g. iql+expectile=0.9")
-    evaluation = {**file.get("evaluation", {}), "final_episodes": args.episodes}
+    for name, instead in SET_BY_FLAGS.items():
+        if name in file:
+            raise ConfigError(f"{args.config} sets {name}, which a comparison takes from elsewhere: use {instead}")
+    evaluation = file.get("evaluation", {})
+    if isinstance(evaluation, dict):
+        if "final_episodes" in evaluation:
+            raise ConfigError(f"{args.config} sets evaluation.final_episodes: use --episodes")
+        evaluation = {**evaluation, "final_episodes": args.episodes}
     return {**file, "pretrain_steps": args.steps, "online_steps": args.online_steps, "evaluation": evaluation}
 
 
@@ -144,9 +184,11 @@ NOTE = "* probability that a run scores higher than one of the first method; IQM
 
 def title(task: Task, args: Args) -> str:
     """Head of a table."""
-    data = "" if task.data is None else f", data {task.data:.3g}"
+    data = "" if task.data is None else f", data {number(task.data)}"
     online = f" + {args.online_steps:,} online steps" if args.online_steps else ""
-    return f"{task.name}: {task.unit}{data} ({args.steps:,} updates{online}, {args.episodes} episodes)"
+    return (
+        f"{task.name}: {task.unit}{data} ({plural(args.steps, 'update')}{online}, {plural(args.episodes, 'episode')})"
+    )
 
 
 def row(method: Method) -> list[str]:
@@ -167,7 +209,7 @@ def number(value: float | None) -> str:
     """One decimal for scores, four digits for what is small."""
     if value is None or math.isnan(value):
         return ""
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def pair(mean: float | None, error: float | None) -> str:

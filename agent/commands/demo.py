@@ -47,9 +47,9 @@ def run(args: Args) -> int:
     columns = ["policy", "mean return", "95% interval", "score", "episodes"]
     results.print(table("PointMaze_UMaze-v3: a return of 1 is a reached goal", columns, rows))
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in record["stages_s"].items())
-    results.print(f"{record['wall_s']:.0f} s in all: {stages}", soft_wrap=True)
-    results.print(f"bundle: {record['bundle']}\nreport: {record['report']}", soft_wrap=True)
-    results.print("next: open the report in a browser, then docs/tutorials/first-policy.md", soft_wrap=True)
+    results.print(f"{record['wall_s']:.0f} s in all: {stages}")
+    results.print(f"bundle: {record['bundle']}\nreport: {record['report']}")
+    results.print("next: open the report in a browser, then docs/tutorials/first-policy.md")
     return 0
 
 

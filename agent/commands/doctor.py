@@ -12,8 +12,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.markup import escape
-
 from agent.console import messages, results, table, write_json
 from agent.doctor import examine
 from agent.errors import ConfigError
@@ -40,9 +38,9 @@ def run(args: Args) -> int:
         write_json({"healthy": not broken, "checks": [asdict(each) for each in findings]})
         return 2 if broken else 0
     results.print(table("slipway doctor", ["what", "state", "found"], [
-        [each.name, MARKS[each.state], escape(each.found)] for each in findings
+        [each.name, MARKS[each.state], each.found] for each in findings
     ]))  # fmt: skip
     for each in findings:
         if each.state != "ok":
-            results.print(f"{each.name}: {each.mend}", markup=False)
+            results.print(f"{each.name}: {each.mend}")
     return 2 if broken else 0

@@ -168,6 +168,6 @@ def say(args: Args, env_id: str, shown: list[Shown]) -> None:
     how = {"policy": "run now", "states": "recorded states", "actions": "recorded actions"}[shown[0].how]
     results.print(table(f"{env_id}, {how}", ["episode", "return", "steps", "success"], rows))
     for note in dict.fromkeys(each.note for each in shown if each.note):
-        results.print(f"note: {note}", markup=False)
+        results.print(f"note: {note}")
     for file in files:
-        results.print(file, markup=False, soft_wrap=True)
+        results.print(file)

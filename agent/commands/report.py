@@ -48,5 +48,5 @@ def run(args: Args) -> int:
     if args.json:
         write_json({"runs": [str(run) for run in args.runs], "report": str(page)})
     else:
-        results.print(f"report: {page}", soft_wrap=True, markup=False)
+        results.print(f"report: {page}")
     return 0

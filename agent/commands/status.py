@@ -64,7 +64,7 @@ def run(args: Args) -> int:
         write_json(status)
     elif not results.is_terminal:
         # A file or a pipe gets a page once, a line each time.
-        results.print(line(status) if args.watch else panel(status), soft_wrap=args.watch)
+        results.print(line(status) if args.watch else panel(status))
     elif not args.watch:
         results.print(panel(status))
     else:
@@ -80,7 +80,7 @@ def run(args: Args) -> int:
         if args.json:
             write_json(status)
         else:
-            results.print(line(status), soft_wrap=True)
+            results.print(line(status))
     return 0
 
 

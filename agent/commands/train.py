@@ -6,8 +6,9 @@ The same command again resumes; Ctrl-C or SIGTERM finishes the current step, sav
 
 Example:
   slipway train --replay door.zarr --env AdroitHandDoor-v1 --pretrain-steps 100000 --out runs/door
+  slipway train CONFIG.toml --seed 1 --out runs/door-1
 
-CONFIG.toml may stand first; flags win over it, it wins over recipe and preset, these over the defaults.
+CONFIG.toml stands first; flags win over it, it wins over recipe and preset, these over the defaults.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from agent.algorithms import ALGORITHMS
+from agent.algorithms import ALGORITHMS, owners
+from agent.algorithms.config import AlgorithmConfig
 from agent.board import Board, Phase, Slot
 from agent.config import TrainConfig
 from agent.config_files import load_toml, to_toml
-from agent.console import progress, results, say, table, write_json
+from agent.console import figure, progress, results, say, table, write, write_json
 from agent.errors import ConfigError
 from agent.files import Follower
 from agent.kinds import what_is
@@ -48,8 +50,10 @@ class Args:
 
 def parse(arguments: list[str], *, prog: str = "slipway train", description: str | None = None) -> Args:
     """Defaults, then preset, recipe, CONFIG.toml, flags."""
+    base = base_config(arguments)
+    check_algorithm_flags(arguments, base.algorithm)
     return tyro.cli(
-        Args, args=strip_file(arguments), default=Args(config=base_config(arguments)),
+        Args, args=strip_file(arguments), default=Args(config=base),
         prog=prog, description=f"{description or __doc__}\nAlgorithms: {', '.join(ALGORITHMS)}.",
     )  # fmt: skip
 
@@ -65,11 +69,22 @@ def base_config(arguments: list[str]) -> TrainConfig:
     if strip_file(arguments) != arguments:
         file = load_toml(configuration_file(Path(arguments[0])))
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    # A flag without its value is for the whole parser to refuse.
     for name in ("preset", "recipe", "env", "replay"):
-        early.add_argument(f"--{name}", default="")
-    early.add_argument("--algorithm.name", dest="algorithm", default="")
+        early.add_argument(f"--{name}", nargs="?", const="", default="")
+    early.add_argument("--algorithm.name", dest="algorithm", nargs="?", const="", default="")
     known, _ = early.parse_known_args(arguments)
     return resolve(file, where=arguments[0] if file else "", flags=vars(known))
+
+
+def check_algorithm_flags(arguments: list[str], chosen: AlgorithmConfig) -> None:
+    """ConfigError for the flag of a hyper-parameter that only other algorithms have."""
+    for flag in (argument.partition("=")[0] for argument in arguments if argument.startswith("--algorithm.")):
+        name = flag.removeprefix("--algorithm.").replace("-", "_").removeprefix("no_")
+        if (having := owners(name)) and chosen.name not in having:
+            raise ConfigError(
+                f"{flag} is no setting of {chosen.name}: leave it out, or choose --algorithm.name {' or '.join(having)}"
+            )
 
 
 def configuration_file(path: Path) -> Path:
@@ -88,7 +103,7 @@ def run(args: Args) -> int:
     """Train until done or stopped; both are success."""
     config = args.config
     if args.print_config:
-        results.print(to_toml(config), end="", markup=False)
+        write(to_toml(config))
         return 0
     for name, value, what in (
         ("--replay", config.replay, "name the store to learn from, made by `slipway ingest`"),
@@ -146,7 +161,8 @@ class Teller:
 def evaluation_words(line: dict[str, Any]) -> str:
     """`curve at 10,000 online steps: return 0.83 (0.71 to 0.95), success 83%`."""
     mean, interval, _, success = score_cells(line)
-    words = f"{line['label']} at {line['online_steps']:,} online steps: return {mean} (95% {interval})"
+    words = f"{line['label']} at {line['online_steps']:,} online steps: return {mean}"
+    words += f" (95% {interval})" if line["ci"] else ""
     return words + (f", success {success}" if success else "")
 
 
@@ -155,7 +171,7 @@ def report(outcome: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         write_json(outcome)
         return 0
-    rows = [["data", f"{outcome['dataset']['mean']:.3g}", "", "", ""]]
+    rows = [["data", figure(outcome["dataset"]["mean"]), "", "", ""]]
     rows += [[label, *score_cells(outcome[label])] for label in ("pretrained", "finetuned") if label in outcome]
     results.print(table(f"run {outcome['run']}", SCORE_COLUMNS, rows))
     if not outcome["finished"]:
@@ -165,10 +181,9 @@ def report(outcome: dict[str, Any], *, as_json: bool) -> int:
 
 def score_cells(score: dict[str, Any]) -> list[str]:
     """Mean, interval, normalised score and success rate as text."""
-    low, high = score["ci"]
     return [
-        f"{score['mean']:.4g}",
-        f"{low:.4g} to {high:.4g}",
+        figure(score["mean"]),
+        " to ".join(map(figure, score["ci"] or ())) or "—",
         "" if score["normalized"] is None else f"{score['normalized']:.1f}",
         "" if score["success"] is None else f"{100 * score['success']:.0f}%",
     ]

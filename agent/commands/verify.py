@@ -39,7 +39,7 @@ def run(args: Args) -> int:
         results.print(f"{args.bundle}: verified")
         for name, value in report.items():
             if not isinstance(value, dict | list):
-                results.print(f"  {name}: {value}", markup=False)
+                results.print(f"  {name}: {value}")
         for name, golden in report.get("variants", {}).items():
             results.print(f"  {name}: golden outputs use {golden['share_of_tolerance']:.1%} of their tolerance")
     return 0

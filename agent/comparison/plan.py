@@ -76,10 +76,12 @@ def make_plan(
     out: Path,
     env: str = "",
     settings: Mapping[str, Any],
+    where: str = "the comparison's settings",
 ) -> list[Run]:
     """All runs, seed by seed, so that a comparison that is stopped early has compared all methods.
 
-    `settings` are nested values for every run, as in a configuration file. Raises ConfigError where a name, a value or
+    `settings` are nested values for every run, as in the configuration file `where`. An algorithm that learns from its
+    own experience only gets no offline updates. Raises ConfigError where a name, a value or
     a combination cannot work, before anything is trained.
     """
     for what, names in (("--algorithms", [v.label for v in variants]), ("--replay", [task_name(s) for s in stores])):
@@ -97,13 +99,34 @@ def make_plan(
                 if preset:
                     base = merge(base, load_preset(preset, variant.name), where=f"preset {preset}")
                     base = dataclasses.replace(base, preset=preset)
-                base = merge(base, settings, where="the comparison's settings")
+                base = merge(base, settings, where=where)
                 base = merge(base, {"algorithm": variant.settings}, where=f"variant {variant.label!r}")
                 path = out / task_name(store) / variant.label / f"seed-{seed}"
                 config = dataclasses.replace(base, replay=store.resolve(), env=env, seed=seed, out=path.resolve())
-                validate(config)
+                if not config.algorithm.pretrains:
+                    config = dataclasses.replace(config, pretrain_steps=0)
+                check(config)
                 runs.append(Run(task=task_name(store), variant=variant.label, seed=seed, config=config))
     return runs
+
+
+def check(config: TrainConfig) -> None:
+    """ConfigError for what cannot work, with the mend that a comparison has for it."""
+    name, steps = config.algorithm.name, config.online_steps
+    if steps and not config.algorithm.fine_tunes:
+        raise ConfigError(f"{name} cannot fine-tune: leave out --online-steps, or take it out of --algorithms")
+    if not steps and not config.algorithm.pretrains:
+        raise ConfigError(
+            f"{name} learns from its own experience only: give --online-steps, or take it out of --algorithms"
+        )
+    if not steps and not config.pretrain_steps:
+        raise ConfigError("--steps is 0, so nothing would be trained: give 1 or more, or --online-steps")
+    if 0 < steps <= (warmup := config.online.warmup_steps):
+        raise ConfigError(
+            f"--online-steps is {steps} but the warm-up alone takes {warmup} steps: give more, or set a smaller "
+            "warmup_steps under [online] in a --config file"
+        )
+    validate(config)
 
 
 def task_name(store: Path) -> str:

@@ -21,6 +21,7 @@ from agent.training import is_complete
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 20.0
+LOGS = "logs"
 
 
 @dataclass(kw_only=True)
@@ -63,7 +64,7 @@ class Runner:
             self._stop()
 
     def _start(self, run: Run) -> Job:
-        folder = self.out / "logs"
+        folder = self.out / LOGS
         folder.mkdir(exist_ok=True)
         stem = f"{run.task}-{run.variant}-{run.seed}"
         config = folder / f"{stem}.toml"
@@ -111,6 +112,11 @@ class Runner:
         """Wall time of a run over all its starts, evaluation included."""
         noted = read_lines(self.out / "seconds.jsonl")
         return float(sum(line["seconds"] for line in noted if line["run"] == self._name(run)))
+
+
+def has_runs(out: Path) -> bool:
+    """Whether a comparison has trained in folder `out`: it keeps the configuration of each run beside its log."""
+    return any((out / LOGS).glob("*.toml"))
 
 
 def done(run: Run) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from agent.console import plural
 from agent.report.streams import Versions
 from agent.report.svg import FINETUNED, MUTED, PRETRAINED, Picture, picture, thousands
-from agent.report.words import number, plural, whole
+from agent.report.words import number, whole
 
 
 def version_figure(versions: Versions | None) -> Picture | None:

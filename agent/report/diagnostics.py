@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from agent.console import plural
 from agent.report.facts import Facts
 from agent.report.svg import FINETUNED, INK, MUTED, PRETRAINED, Picture, inline_svg
 from agent.report.training import Series, recorded_panels
-from agent.report.words import number, plural, whole
+from agent.report.words import number, whole
 
 SQUARE = (4.3, 3.9)
 PANELS = {

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from agent.console import plural
 from agent.report.svg import DEPLOYED, INK, MUTED, PRETRAINED, Picture, label, picture, thousands
-from agent.report.words import number, plural, whole
+from agent.report.words import number, whole
 
 PER_OCTAVE = 4
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import __version__
+from agent.console import plural
 from agent.errors import RunError
 from agent.files import write_atomic
 from agent.report.facts import Facts, gather
 from agent.report.rollout import Rollout, rollout
 from agent.report.side_by_side import named
 from agent.report.tables import configuration, deployment_rows, entry, export_rows, interval_bars
-from agent.report.words import lead, moment, number, percent, plural, score, summary, whole
+from agent.report.words import lead, moment, number, percent, score, summary, whole
 from agent.run_directory import RunDirectory
 
 if TYPE_CHECKING:

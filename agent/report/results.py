@@ -31,8 +31,8 @@ class Result:
     """Which policy, after how much training."""
     mean: float
     """Mean undiscounted return."""
-    ci: tuple[float, float]
-    """95% interval of the mean."""
+    ci: tuple[float, float] | None
+    """95% interval of the mean; None for a single episode."""
     normalized: float | None
     """Normalised score, 0 to 100 between the task's references; None where it has none."""
     normalized_ci: tuple[float, float] | None
@@ -68,11 +68,12 @@ def latest_evaluations(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 def result_of(record: dict[str, Any], task: Task | None, *, key: str) -> Result:
     """A result from an evaluation line or a deployment's record."""
     values = {name: record.get(name) for name in RESULT_KEYS}
-    mean, ci, success = float(record["mean"]), (float(record["ci"][0]), float(record["ci"][1])), values["success"]
+    mean, success = float(record["mean"]), values["success"]
+    ci = None if record["ci"] is None else (float(record["ci"][0]), float(record["ci"][1]))
     episodes = int(record.get("episodes") or 0)
     success_ci = normalized_ci = None
     if success is not None and episodes:
-        success_ci = ci if success == mean else wilson(round(success * episodes), episodes)
+        success_ci = ci if ci and success == mean else wilson(round(success * episodes), episodes)
     if values["normalized"] is not None:
         normalized_ci = normalized_interval(task, ci, success_ci)
     version = record.get("policy_version")
@@ -100,13 +101,15 @@ def result_of(record: dict[str, Any], task: Task | None, *, key: str) -> Result:
 
 
 def normalized_interval(
-    task: Task | None, ci: tuple[float, float], success_ci: tuple[float, float] | None
+    task: Task | None, ci: tuple[float, float] | None, success_ci: tuple[float, float] | None
 ) -> tuple[float, float] | None:
-    """The interval on the scale of the normalised score; None where the scale is not known."""
+    """The interval on the scale of the normalised score; None where that or the interval is not known."""
     if task is None:
         return None
     if task.score == "success":
         return (100.0 * success_ci[0], 100.0 * success_ci[1]) if success_ci else None
+    if ci is None:
+        return None
     low, high = normalized_score(task, ci[0]), normalized_score(task, ci[1])
     return None if low is None or high is None else (low, high)
 

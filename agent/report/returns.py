@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.console import plural
 from agent.report.facts import Facts
 from agent.report.svg import (
     DATA,
@@ -20,7 +21,7 @@ from agent.report.svg import (
     picture,
     thousands,
 )
-from agent.report.words import PERCENT, RETURN, measure, number, plural, scale_of, value_text, whole
+from agent.report.words import PERCENT, RETURN, measure, number, scale_of, value_text, whole
 
 MARKS = {
     "data": (DATA, "--"), "pretrained": (PRETRAINED, "-."), "finetuned": (FINETUNED, "-"),

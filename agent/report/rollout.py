@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from agent.console import plural
 from agent.errors import RenderingError
 from agent.filming import film
 from agent.publish import policy_path, published_versions
-from agent.report.words import number, plural
+from agent.report.words import number
 from agent.run_directory import RunDirectory
 
 MOST_BYTES = 8_000_000

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from agent.config_files import flatten
+from agent.console import plural
 from agent.report.facts import Facts
 from agent.report.results import Result
 from agent.report.returns import over_online_steps
@@ -22,7 +23,6 @@ from agent.report.words import (
     measure,
     number,
     order,
-    plural,
     scale_of,
     value_text,
     whole,

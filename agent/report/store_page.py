@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from agent.console import plural
 from agent.data_review import known_task, review, suggest
 from agent.errors import RunError
 from agent.files import write_atomic
 from agent.report.page import template
 from agent.report.svg import DATA, DEPLOYED, INK, MUTED, PRETRAINED, Picture, picture, thousands
-from agent.report.words import number, plural, whole
+from agent.report.words import number, whole
 from replay.inspection import Inspection, in_order
 from replay.store import Store
 

@@ -12,14 +12,14 @@ from agent.report.words import elapsed, moment, number, small, whole
 
 def interval_bars(facts: Facts) -> dict[str, tuple[float, float, float]]:
     """For each result the left edge, width and mean of its interval, in percent of the span of all of them."""
-    intervals = [result.ci for result in facts.results.values()]
+    intervals = {key: r.ci or (r.mean, r.mean) for key, r in facts.results.items()}
     if not intervals:
         return {}
-    low, high = min(ci[0] for ci in intervals), max(ci[1] for ci in intervals)
-    span = high - low or 1.0
+    least, most = min(low for low, _ in intervals.values()), max(high for _, high in intervals.values())
+    span = most - least or 1.0
     return {
-        key: tuple(round(100.0 * v / span, 2) for v in (r.ci[0] - low, r.ci[1] - r.ci[0], r.mean - low))  # type: ignore[misc]
-        for key, r in facts.results.items()
+        key: tuple(round(100.0 * v / span, 2) for v in (low - least, high - low, facts.results[key].mean - least))  # type: ignore[misc]
+        for key, (low, high) in intervals.items()
     }
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from agent.console import plural
 from agent.report.facts import Facts
 from agent.report.svg import DATA, FINETUNED, INK, MUTED, PRETRAINED, Picture, inline_svg
-from agent.report.words import elapsed, plural
+from agent.report.words import elapsed
 
 MOST_ROWS = 10
 OTHERS = "others"

@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+from agent.console import plural
 from agent.report.facts import Facts
 from agent.report.results import Result
 
@@ -46,11 +47,6 @@ def score(value: float) -> str:
 def whole(value: float) -> str:
     """A count with thousands separated."""
     return f"{value:,.0f}"
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 incident`, `2 incidents`."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def moment(seconds: float) -> str:
@@ -121,8 +117,10 @@ def compare(before: Result, after: Result, kind: str, during: str) -> str:
     if old == new:
         return f"left {name} at {new} {during}"
     verb = "raised" if second[0] > first[0] else "lowered"
-    verdict = "lie apart" if order(before, after, kind) else "overlap, so this may be chance"
-    return f"{verb} {name} from {old} to {new} {during}; the 95% intervals {verdict}"
+    verdict = "the 95% intervals " + ("lie apart" if order(before, after, kind) else "overlap, so this may be chance")
+    if first[1] is None or second[1] is None:
+        verdict = "without their 95% intervals this may be chance"
+    return f"{verb} {name} from {old} to {new} {during}; {verdict}"
 
 
 def lead(facts: Facts) -> str:
@@ -184,10 +182,10 @@ def deployed(facts: Facts, result: Result, kind: str) -> str:
     text = f"Deployed in the control loop, the exported policy reached {named(result, kind)}"
     text += f" over {plural(result.episodes, 'episode')}"
     final = facts.tuned or facts.results.get("pretrained")
-    if final is not None and result.ci[0] <= final.ci[1] and final.ci[0] <= result.ci[1]:
-        text += ", in line with its evaluation"
-    elif final is not None:
-        text += ", which differs from its evaluation by more than the intervals allow"
+    if final is not None and result.ci is not None and final.ci is not None:
+        agree = result.ci[0] <= final.ci[1] and final.ci[0] <= result.ci[1]
+        text += ", in line with its evaluation" if agree else ""
+        text += "" if agree else ", which differs from its evaluation by more than the intervals allow"
     latency = (facts.deployment or {}).get("latency_us") or {}
     if latency.get("p50") is not None and latency.get("p99") is not None:
         text += f"; an action took {number(latency['p50'])} µs (median), {number(latency['p99'])} µs (99th percentile)"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 
 import pytest
-from rich.console import Console
 
 from agent import console
 from agent.cli import log_level, main
@@ -21,9 +21,7 @@ def _restored() -> Iterator[None]:
 
 def capture(monkeypatch: pytest.MonkeyPatch, *, terminal: bool) -> io.StringIO:
     file = io.StringIO()
-    made = Console(
-        file=file, width=80, force_terminal=terminal, highlight=False, color_system="truecolor" if terminal else None
-    )
+    made = console.Output(file=file, width=80, force_terminal=terminal, color_system="truecolor" if terminal else None)
     monkeypatch.setattr(console, "messages", made)
     return file
 
@@ -54,7 +52,6 @@ def test_a_bar_that_stands_still_is_not_repeated(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_terminal_shows_phase_rate_and_time_left_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    import re
     import time
 
     file = capture(monkeypatch, terminal=True)
@@ -78,6 +75,29 @@ def test_a_warning_is_seen_above_the_bars_and_leaves_them_as_they_are(monkeypatc
     said, _, after = file.getvalue().partition("restart: collector-000 ended [/b] with exit code -9")
     assert said.endswith("\x1b[1mwarning: ") and after.startswith("\x1b[0m\n")
     assert "\x1b[1m" not in after, "the bars are bold"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_users_text_is_printed_as_it_is_and_on_one_line(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = capture(monkeypatch, terminal=terminal)
+    text = "runs/a[seed1]/[b]x[/i]:smile: " + "very/" * 40 + "long.zarr"
+    console.messages.print(f"{text}: verified")
+    console.messages.print(console.table(text[:20], [text[:12]], [[text[7:30]]]))
+    first, *rest = re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue()).splitlines()
+    assert first == f"{text}: verified"
+    shown = "\n".join(rest)
+    assert text[:20] in shown and text[7:30] in shown and max(map(len, rest)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(-1171.26, "-1,171.3"), (25_000.0, "25,000.0"), (812.34, "812.3"), (0.98765, "0.9877")]
+)
+def test_figures_keep_the_digits_that_tell_them_apart(value: float, expected: str) -> None:
+    assert console.figure(value) == expected
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    assert [console.plural(n, "step") for n in (0, 1, 2000)] == ["0 steps", "1 step", "2,000 steps"]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +134,9 @@ def test_the_level_may_stand_anywhere_and_must_be_one(capsys: pytest.CaptureFixt
             log_level(wrong)
     assert main(["status", "nowhere", "--log-level", "loud"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+    for before in (["--log-level", "loud"], ["--log-level=loud"]):
+        assert main([*before, "status", "nowhere"]) == 2
+        assert capsys.readouterr().err.startswith("slipway status: --log-level is 'loud'")
 
 
 def test_debugging_shows_where_a_refusal_came_from(capsys: pytest.CaptureFixture[str]) -> None:

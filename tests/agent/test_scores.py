@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from agent.scores import summarize, wilson
+from agent.scores import student, summarize, wilson
 from envs.catalog import CATALOG, Task
 
 SUCCESS = CATALOG["PointMaze_Medium-v3"]
@@ -73,22 +73,40 @@ def test_a_success_task_is_summarised_by_its_rate() -> None:
 def test_a_success_task_without_success_has_no_steps_to_goal() -> None:
     score = summarize(SUCCESS, np.zeros(5), np.full(5, 600), np.zeros(5))
     assert (score.mean, score.normalized, score.steps_to_goal) == (0.0, 0.0, None)
-    assert score.ci[0] == 0.0 < score.ci[1]
+    assert score.ci is not None and score.ci[0] == 0.0 < score.ci[1]
 
 
-def test_a_return_task_is_summarised_by_mean_and_normal_interval() -> None:
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2.
+    [(1, 12.706), (2, 4.303), (5, 2.571), (9, 2.262), (10, 2.228), (11, 2.201), (30, 2.042), (100, 1.984)],
+)
+def test_students_quantile_equals_published_values(degrees: int, quantile: float) -> None:
+    assert student(degrees) == pytest.approx(quantile, abs=5.1e-4)
+
+
+def test_an_interval_from_few_episodes_covers_the_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    for episodes in (2, 5, 20):
+        draws = rng.standard_normal((4000, episodes))
+        cis = [summarize(UNKNOWN, returns, np.ones(episodes), None).ci for returns in draws]
+        covered = [ci is not None and ci[0] <= 0.0 <= ci[1] for ci in cis]
+        assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
+
+
+def test_a_return_task_is_summarised_by_mean_and_students_interval() -> None:
     # Returns 0, 10, 20: mean 10, population deviation √(200/3), standard error √(200/3)/√2 = 5.7735.
     score = summarize(UNKNOWN, np.array([0.0, 10.0, 20.0]), np.array([5, 5, 5]), None)
     assert score.mean == 10.0
     assert score.std == pytest.approx(math.sqrt(200 / 3))
-    assert score.ci == pytest.approx((10 - 1.96 * 5.7735, 10 + 1.96 * 5.7735), abs=1e-3)
+    assert score.ci == pytest.approx((10 - 4.30265 * 5.7735, 10 + 4.30265 * 5.7735), abs=1e-3)
     assert (score.normalized, score.success, score.steps_to_goal) == (None, None, None)
 
 
 def test_a_dense_return_on_a_success_task_does_not_get_an_interval_of_rates() -> None:
     returns = np.array([0.2, 0.4, 0.9])
     score = summarize(SUCCESS, returns, np.array([5, 5, 5]), np.array([0.0, 0.0, 1.0]))
-    half = 1.959963984540054 * returns.std() / math.sqrt(2)
+    half = 4.302652729749462 * returns.std() / math.sqrt(2)
     assert score.ci == pytest.approx((0.5 - half, 0.5 + half))
     assert score.normalized == pytest.approx(100 / 3)
 
@@ -99,9 +117,9 @@ def test_the_normalised_score_is_zero_at_random_and_a_hundred_at_the_expert() ->
         assert score.normalized == pytest.approx(expected)
 
 
-def test_one_episode_is_enough() -> None:
+def test_one_episode_has_a_mean_but_no_interval() -> None:
     score = summarize(UNKNOWN, np.array([3.0]), np.array([7]), None)
-    assert score.ci == (3.0, 3.0)
+    assert (score.mean, score.ci, score.to_json()["ci"]) == (3.0, None, None)
     assert score.episodes == 1
 
 

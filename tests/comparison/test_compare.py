@@ -125,3 +125,52 @@ def test_mistakes_get_one_line_and_exit_code_2(
     assert words in error
     assert "\n" not in error
     assert not os.listdir(tmp_path)  # noqa: PTH208 - names are enough
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    return said.err
+
+
+def test_what_is_not_a_comparison_is_never_written_into(
+    maze: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(maze.rglob("*"))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "shopping.txt").write_text("bread")
+    for out, what in ((maze, "is a replay store"), (tmp_path / "notes", "is a folder"), (ROOT / "Makefile", "a file")):
+        line = refused(["compare", "--replay", str(maze), "--steps", "5", "--out", str(out)], capsys)
+        assert str(out) in line and what in line and "choose another --out" in line
+    assert sorted(maze.rglob("*")) == before and os.listdir(tmp_path / "notes") == ["shopping.txt"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("log_evry = 3\n", ("'log_evry'", "mine.toml", "'log_every'")),
+        ("[algorithm]\nexpectile = 0.9\n", ("mine.toml sets algorithm", "iql+expectile=0.9")),
+        ("pretrain_steps = 7\n", ("mine.toml sets pretrain_steps", "--steps")),
+        ("[evaluation]\nfinal_episodes = 7\n", ("final_episodes", "--episodes")),
+        ("evaluation = 7\n", ("evaluation in", "must be a table")),
+    ],
+)
+def test_a_file_is_named_with_what_it_cannot_set(
+    text: str, words: tuple[str, ...], maze: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    command = ["compare", "--replay", str(maze), "--config", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "x")]
+    line = refused(command, capsys)
+    assert not [word for word in words if word not in line], line
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_page_that_could_not_be_written_is_refused_before_all_training(
+    maze: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for page, words in ((tmp_path / "nodir" / "x.html", "no folder"), (tmp_path, "is a folder")):
+        line = refused([*command(maze, tmp_path), "--html", str(page)], capsys)
+        assert f"--html {page}" in line and words in line
+    assert not (tmp_path / "out").exists()

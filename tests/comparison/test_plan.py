@@ -61,6 +61,15 @@ def test_each_run_has_its_tasks_preset_its_variants_settings_and_its_own_seed_an
     assert all(run.config.pretrain_steps == 7 and run.config.seed == run.seed for run in plan)
 
 
+def test_what_learns_from_its_own_experience_only_is_held_against_what_pretrains(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "hop.zarr", "Hopper-v5")
+    variants = Variant.parse_all("iql,sac,rlpd")
+    settings = {"pretrain_steps": 7, "online_steps": 9000}
+    plan = make_plan([store], variants, seeds=1, out=tmp_path / "out", settings=settings)
+    assert [run.config.pretrain_steps for run in plan] == [7, 0, 0]
+    assert {run.config.online_steps for run in plan} == {9000}
+
+
 def test_what_cannot_work_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     store = make_store(tmp_path / "hop.zarr", "Hopper-v5")
 
@@ -73,6 +82,16 @@ def test_what_cannot_work_is_refused_before_anything_is_made(tmp_path: Path) -> 
         plan("iql+expectile=1.5")
     with pytest.raises(ConfigError, match="names 'bc' twice"):
         plan("bc", "bc")
-    with pytest.raises(ConfigError, match="bc cannot fine-tune"):
+    with pytest.raises(ConfigError, match="bc cannot fine-tune: leave out --online-steps"):
         plan("bc", online_steps=10_000)
+    with pytest.raises(ConfigError, match="sac learns from its own experience only: give --online-steps"):
+        plan("iql", "sac")
+    with pytest.raises(ConfigError, match="--steps is 0, so nothing would be trained"):
+        plan("iql", pretrain_steps=0)
+    with pytest.raises(ConfigError, match="the warm-up alone takes 5000 steps: give more"):
+        plan("iql", online_steps=300)
+    with pytest.raises(ConfigError, match=r"algorithm\.hidden in variant 'bc\+hidden=16' is 16 .* a list, e\.g\. \[64"):
+        plan("bc+hidden=16")
+    with pytest.raises(ConfigError, match=r"'algorithm\.expectile' in variant .*; bc does not have it, only iql"):
+        plan("bc+expectile=0.9")
     assert not (tmp_path / "out").exists()

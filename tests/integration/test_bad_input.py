@@ -28,6 +28,8 @@ def here(place: Path, trained: Made, bundle: Made) -> Path:
     """The working directory, with good artefacts to give the bad ones a setting."""
     (place / "notes").mkdir(exist_ok=True)
     (place / "notes" / "shopping.txt").write_text("bread")
+    (place / "not_bc.toml").write_text('[algorithm]\nname = "bc"\nexpectile = 0.7\n')
+    (place / "no_table.toml").write_text('name = "bc"\n')
     (place / "wrong_type.toml").write_text('pretrain_steps = "many"\n')
     (place / "my_arm.py").write_text("make = 1 / 0\n")
     (place / "broken.toml").write_text("pretrain_steps = = 10\n")
@@ -86,6 +88,22 @@ ARGUMENTS: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "no learning rate": ((*TRAIN, "--algorithm.learning-rate", "nan"), ("algorithm.learning_rate", "nan")),
     "no steps": (("collect", "--env", ENV, "--steps", 0, "--out", "never"), ("--steps", "0")),
     "no run named": (("train", "--replay", "data.zarr"), ("--out",)),
+    "flag without its value": (("train", "--out", "never", "--replay"), ("--replay", "missing value")),
+    "preset without its value": ((*TRAIN, "--preset"), ("--preset", "missing value")),
+    "algorithm without its name": ((*TRAIN, "--algorithm.name"), ("--algorithm.name", "missing value")),
+    "file after the flags": ((*TRAIN, "wrong_type.toml"), ("wrong_type.toml", "first: slipway train CONFIG.toml")),
+    "another algorithm's flag": (
+        (*TRAIN, "--algorithm.name", "bc", "--algorithm.expectile", 0.7), ("--algorithm.expectile", "bc", "iql"),
+    ),
+    "another algorithm's key": (("train", "not_bc.toml", *TRAIN[1:]), ("not_bc.toml", "expectile", "bc", "iql")),
+    "key outside its table": (("train", "no_table.toml", *TRAIN[1:]), ("no_table.toml", "'name'", "[algorithm]")),
+    "width beyond any machine": ((*TRAIN, "--algorithm.hidden", 99999999999), ("algorithm.hidden", "65,536")),
+    "batch beyond any machine": ((*TRAIN, "--algorithm.batch-size", 9999999999), ("batch_size", "16,777,216")),
+    "critics beyond any machine": ((*TRAIN, "--algorithm.critics", 99999), ("algorithm.critics", "1 to 1,024")),
+    "pretrain of no step": (("pretrain", *TRAIN[1:], "--pretrain-steps", 0), ("--pretrain-steps", "1 or more")),
+    "pretrain of what cannot": (
+        ("pretrain", *TRAIN[1:], "--algorithm.name", "sac"), ("sac", "slipway train", "--online-steps"),
+    ),
     "pretrain with online steps": (("pretrain", *TRAIN[1:], "--online-steps", 900), ("--online-steps", "finetune")),
     "unknown environment": (
         ("collect", "--env", "PointMaze_UMazee-v3", "--steps", 5, "--out", "never"),
@@ -158,7 +176,7 @@ PLACES: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     ),
     "finetune of no run": (("finetune", "notes", "--online-steps", 900), ("notes", "slipway train")),
     "finetune of nothing": (("finetune", "nowhere", "--online-steps", 900), ("nowhere", "slipway train")),
-    "finetune into warm-up": (("finetune", "run", "--online-steps", 100), ("100", "--online-steps")),
+    "finetune into warm-up": (("finetune", "run", "--online-steps", 100), ("100", "give more than ")),
     "status of no run": (("status", "notes"), ("notes", "slipway train")),
     "report of no run": (("report", "notes"), ("notes", "slipway train")),
     "replay info of nothing": (("replay", "info", "nowhere"), ("nowhere does not exist",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import pytest
 from agent.cli import VERBS
 from agent.errors import RenderingError
 from agent.rendering import backend
-from tests.integration.command import SLIPWAY, environment, outcome, run, succeed
-from tests.integration.conftest import Made
+from tests.integration.command import SLIPWAY, environment, outcome, run, run_here, succeed
+from tests.integration.conftest import ENV, Made
 
 SCORE = {"mean", "ci", "normalized", "success", "episodes"}
 
@@ -51,6 +52,18 @@ def test_printed_configuration_is_one_that_train_reads(place: Path, data: Made, 
     assert again == (tmp_path / "printed.toml").read_text()
     assert "expectile = 0.8" in again
     assert 'preset = "pointmaze"' in again, "the preset of the data's environment applies by itself"
+
+
+def test_a_printed_configuration_is_no_screen_but_a_file(tmp_path: Path) -> None:
+    out = f"{'very/' * 40}long[seed1]:smile: name"
+    done = run_here("train", "--out", out, "--print-config", cwd=tmp_path)
+    assert tomllib.loads(done.stdout)["out"] == out, done.stderr
+
+
+def test_a_store_is_called_as_it_was_named(tmp_path: Path) -> None:
+    name = f"q[a]{'-long' * 30}[/b].zarr"
+    done = run_here("collect", "--env", ENV, "--steps", 1, "--max-episode-steps", 1, "--out", name, cwd=tmp_path)
+    assert done.stdout == f"{name}: 1 step, 1 episode, mean return 0\n", done.stderr
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(place: Path, data: Made, tmp_path: Path) -> None:
