@@ -28,7 +28,7 @@ def find_factory(spec: str, *, named_by: str) -> Callable[[], Any]:
     except Exception as error:
         raise ConfigError(f"{named_by}: importing {spec!r} failed: {raised(error)}") from error
     if not callable(factory):
-        raise ConfigError(f"{named_by}: {spec!r} is a {type(factory).__name__}: name a function or class to call")
+        raise ConfigError(f"{named_by}: {spec!r} is of type {type(factory).__name__}: name a function or class to call")
     made: Callable[[], Any] = factory
     return made
 

@@ -137,7 +137,7 @@ def test_a_file_changes_only_what_it_names() -> None:
         ("seed = 1.5", r"seed in my\.toml is 1\.5 but must be of type int"),
         ("seed = true", r"seed in my\.toml is True but must be of type int"),
         ("normalize_observations = 1", r"normalize_observations in my\.toml is 1 but must be of type bool"),
-        ("[algorithm]\nhidden = 256", r"algorithm\.hidden in my\.toml is 256 but must be of type tuple"),
+        ("[algorithm]\nhidden = 256", r"algorithm\.hidden in my\.toml is 256 but must be a list, e\.g\. \[64, 64\]"),
         ("[algorithm]\nhidden = [256, 2.5]", r"algorithm\.hidden in my\.toml is 2\.5 but must be of type int"),
         ("algorithm = 'iql'", r"algorithm in my\.toml must be a table, not 'iql'"),
         ("env = 3", r"env in my\.toml is 3 but must be of type str"),

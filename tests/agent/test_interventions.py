@@ -68,7 +68,7 @@ def test_a_spec_that_names_nothing_to_call_is_refused_before_anything_is_made(tm
         ("brakes", "module:name"),
         ("no_such_module:make", "no module named no_such_module"),
         (f"{MODULE}:make", "has no make"),
-        (f"{MODULE}:number", "is a int"),
+        (f"{MODULE}:number", "is of type int"),
         (f"{MODULE}:nothing", "returned a NoneType, which cannot be called"),
         (f"{MODULE}:no_device", "its factory raised ConnectionError: the gamepad is not plugged in"),
         (f"{MODULE}:leaves", "its factory: ended with exit code 3"),

@@ -75,6 +75,15 @@ def test_everything_that_matters_is_said_without_a_colour(run: RunDirectory) -> 
         assert expected in flat, expected
 
 
+def test_returns_have_the_digits_that_tell_the_bounds_apart(run: RunDirectory) -> None:
+    plain = {"success": None, "normalized": None, "mean": -1171.26}
+    several = {**EVALUATIONS[0], **plain, "ci": [-1179.94, -1162.58]}
+    said = re.sub(r"[\s│]+", " ", shown({**gather(run), "last_evaluation": several, "evaluation_before": None}))
+    assert "at 10,000 steps: return -1,171.3 (95% -1,179.9 to -1,162.6), " in said
+    said = re.sub(r"[\s│]+", " ", shown({**gather(run), "last_evaluation": {**several, "ci": None}}))
+    assert "return -1,171.3, " in said and "95%" not in said
+
+
 def test_a_paused_actor_and_a_full_disk_are_told(run: RunDirectory) -> None:
     status = gather(run)
     quiet = shown(status)

@@ -20,12 +20,13 @@ MAZE = {"id": "PointMaze_Medium-v3", "kwargs": {"continuing_task": False}, "max_
 TERMS = [{"name": "observation", "offset": 0, "length": 3, "dtype": "float64"}]
 
 
-def evaluation(label: str, step: int, mean: float, ci: tuple[float, float], **more: Any) -> dict[str, Any]:
+def evaluation(label: str, step: int, mean: float, ci: tuple[float, float] | None, **more: Any) -> dict[str, Any]:
     """An evaluation line as `agent.evaluator` writes it."""
     record = {
         "time": START + 100 + step / 10, "kind": "evaluation", "label": label, "online_steps": step,
         "policy_version": 1 + step // 100, "updates": 3000 + step, "seconds": 1.0, "episodes": 100, "mean": mean,
-        "std": 0.3, "ci": list(ci), "normalized": 100 * mean, "success": mean, "length": 150.5, "steps_to_goal": 99.25,
+        "std": 0.3, "ci": ci and list(ci), "normalized": 100 * mean, "success": mean, "length": 150.5,
+        "steps_to_goal": 99.25,
     }  # fmt: skip
     return record | more
 

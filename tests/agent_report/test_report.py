@@ -167,6 +167,18 @@ def test_a_task_with_references_is_judged_by_its_normalised_score(make_run: Call
     assert high == pytest.approx(100 * (3063.4 + 20.272305) / 3254.572305)
 
 
+def test_single_episodes_are_told_without_an_interval(make_run: Callable[..., RunDirectory]) -> None:
+    one = {"normalized": None, "success": None, "steps_to_goal": None, "episodes": 1}
+    run = make_run(
+        evaluation("pretrained", 0, -1170.0, None, **one),
+        evaluation("finetuned", 6000, -980.0, None, **one),
+        env={"id": "Pendulum-v1", "kwargs": {}, "max_episode_steps": 200},
+    )
+    assert "from −1,170 to −980.0 in 6,000 online steps; without their 95% intervals this" in lead(gather(run.path))
+    text = write_report(run.path, with_rollout=False).read_text()
+    assert "−1,170" in text and "−1,170 to −1,170" not in text
+
+
 def test_the_page_is_self_contained(finished: RunDirectory) -> None:
     text = finished.report.read_text()
     assert "http:" not in text and "https:" not in text and "@import" not in text
