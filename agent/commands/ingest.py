@@ -54,17 +54,24 @@ def run(args: Args) -> int:
     outcome = ingest_with_progress(args)
     if args.json:
         write_json(outcome)
-    elif args.dry_run:
+    else:
+        say(args, outcome)
+    return 2 if outcome.get("refused") else 0
+
+
+def say(args: Args, outcome: dict[str, Any]) -> None:
+    """Print what was taken and mended, or would be, or why nothing would."""
+    if args.dry_run:
         results.print(f"{args.source}: would take {would_take(outcome)}")
     else:
         word = "already ingested" if outcome["already"] else "ingested"
         results.print(f"{args.out}: {word} {outcome['steps']} steps, {outcome['episodes']} episodes")
-    if not args.json:
-        for what, count in outcome["mended"].items():
-            results.print(f"mended: {count} × {MENDED[what]}")
-        for message in outcome.get("refused", ()):
+    if outcome.get("refused"):
+        for message in outcome["refused"]:
             results.print(f"refused: {message}")
-    return 2 if args.dry_run and outcome["refused"] else 0
+        return
+    for what, count in outcome["mended"].items():
+        results.print(f"mended: {count} × {MENDED[what]}")
 
 
 def would_take(found: dict[str, Any]) -> str:

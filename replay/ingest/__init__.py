@@ -172,9 +172,11 @@ def _importer(name: str) -> Importer:
         if stores:
             number = "a store" if len(stores) == 1 else f"{len(stores)} stores"
             raise SourceFormatError(f"{path} is not a store but holds {number}; give one, e.g. {stores[0]}")
-        held = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
-        shown = ", ".join(held[:8]) + (", ..." if len(held) > 8 else "")
-        raise SourceFormatError(f"{path} is a folder that holds {shown or 'nothing'}; a source is {kinds}")
+        held = sorted(entry.name for entry in path.iterdir())
+        plain = [name for name in held if not name.startswith(".")]
+        shown = ", ".join(plain[:8]) + (", ..." if len(plain) > 8 else "")
+        shown = shown or ("hidden files only" if held else "nothing")
+        raise SourceFormatError(f"{path} is a folder that holds {shown}; a source is {kinds}")
     if path.exists():
         raise SourceFormatError(f"{path} is of no known kind; a source is {kinds}")
     beside = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,9 @@ BOUND_TOLERANCE = 1e-6
 """An action this far outside its bounds (relative to bounds above 1) is rounding, not an error."""
 
 
-def checked(episode: SourceEpisode, description: SourceDescription, *, clip_actions: bool) -> SourceEpisode:
+def checked(
+    episode: SourceEpisode, description: SourceDescription, *, clip_actions: bool, notes: Counter[str]
+) -> SourceEpisode:
     """The episode as float32 arrays of the right shapes, finite, with actions inside their bounds.
 
     Raises:
@@ -48,7 +51,12 @@ def checked(episode: SourceEpisode, description: SourceDescription, *, clip_acti
             single[field] = np.ascontiguousarray(array, np.float32)
         _refuse_non_finite(single[field], array, field, episode, description)
     single["actions"] = bounded(
-        single["actions"], description.action_low, description.action_high, episode.label, clip=clip_actions
+        single["actions"],
+        description.action_low,
+        description.action_high,
+        episode.label,
+        clip=clip_actions,
+        notes=notes,
     )
     return replace(
         episode,
@@ -109,16 +117,24 @@ def _refuse_non_finite(
 
 
 def bounded(
-    actions: NDArray[np.float32], low: Sequence[float], high: Sequence[float], label: str, *, clip: bool
+    actions: NDArray[np.float32],
+    low: Sequence[float],
+    high: Sequence[float],
+    label: str,
+    *,
+    clip: bool,
+    notes: Counter[str],
 ) -> NDArray[np.float32]:
-    """Actions [T, A] inside [low, high], clipped if asked.
+    """Actions [T, A] inside [low, high], clipped and counted if asked.
 
     Raises:
         SourceValueError: an action is outside by more than rounding; names step and dimension.
     """
     lowest, highest = np.asarray(low, np.float32), np.asarray(high, np.float32)
     if clip:
-        return np.clip(actions, lowest, highest)
+        clipped = np.clip(actions, lowest, highest)
+        notes["actions_clipped"] += int((clipped != actions).any(axis=1).sum())
+        return clipped
     slack = BOUND_TOLERANCE * np.maximum(1.0, np.maximum(np.abs(lowest), np.abs(highest)))
     inside = (actions >= lowest - slack) & (actions <= highest + slack)
     if not inside.all():

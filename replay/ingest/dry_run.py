@@ -32,7 +32,7 @@ def inspect(source: Source, options: IngestOptions, progress: Progress | None) -
                 source.notes["empty_episodes"] += 1
                 continue
             try:
-                episode = checked(recorded, described, clip_actions=options.clip_actions)
+                episode = checked(recorded, described, clip_actions=options.clip_actions, notes=source.notes)
             except (SourceValueError, SourceFormatError) as error:
                 number += 1
                 if number <= SHOWN:

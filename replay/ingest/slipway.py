@@ -142,6 +142,7 @@ class Copier:
                 self.reader.spec.action_high,
                 label,
                 clip=self.options.clip_actions,
+                notes=self.notes,
             )
             kept = self._cut(rows, steps, label)
             yield rows[: kept + 1], meta[: kept + 1], steps

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from replay.errors import ReplayError
 
 MENDED = {
+    "actions_clipped": "action clipped into its bounds",
     "empty_episodes": "episode without a step left out",
     "end_flags_inside_episodes": "episode split at an end flag before its last step",
     "episodes_without_end_flag": "episode without an end flag stored as truncated",

@@ -88,7 +88,7 @@ def _write_episodes(source: Source, store: Store, options: IngestOptions, progre
             if len(recorded.rewards) == 0:
                 notes["empty_episodes"] += 1
                 continue
-            episode = checked(recorded, described, clip_actions=options.clip_actions)
+            episode = checked(recorded, described, clip_actions=options.clip_actions, notes=notes)
             if options.terminate_on is not None:
                 episode, left_out = cut_at_first(episode, options.terminate_on)
                 notes["steps_after_success"] += left_out

@@ -274,5 +274,5 @@ def test_bad_values_are_named_by_episode_and_rows(path: Path) -> None:
     refused(path, SourceValueError, "episode 1 (rows 4 to 7)", "rewards at step 1 is nan")
     save(path, columns(actions=np.full((N, 1), 3.0)))
     refused(path, SourceValueError, "episode 0", "actions at step 0, dimension 0 is 3", "[-1, 1]")
-    ingest(path, path.with_suffix(".store"), clip_actions=True)
+    assert ingest(path, path.with_suffix(".store"), clip_actions=True)["mended"]["actions_clipped"] == 10
     assert {float(a) for e in Store.open(path.with_suffix(".store")).episodes() for a in e.actions[:, 0]} == {1.0}

@@ -111,3 +111,12 @@ def test_bad_values_and_options_are_refused_and_a_dry_run_lists_them(tmp_path: P
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.hdf5"]
     with pytest.raises(IngestError, match="--columns serves table sources only"):
         ingest(path, tmp_path / "store", columns={"observation": ["a"], "action": ["b"], "reward": "r", "episode": "e"})
+
+
+def test_dones_are_flags_and_an_environment_has_the_files_layout(tmp_path: Path) -> None:
+    path = write(tmp_path / "half.hdf5", dones=lambda n: np.full(n, 0.5))
+    with pytest.raises(SourceFormatError, match=r"data/demo_9: dones at row 0 is 0.5; a flag is 0 or 1"):
+        ingest(path, tmp_path / "store")
+    with pytest.raises(SourceFormatError, match=r"columns but environment Pendulum-v1 has 3"):
+        ingest(write(tmp_path / "x.hdf5"), tmp_path / "store", env={"id": "Pendulum-v1"})
+    assert not (tmp_path / "store").exists()

@@ -145,7 +145,7 @@ def test_wild_actions_empty_and_damaged_stores_are_refused(tmp_path: Path) -> No
     )
     found = ingest(wild, tmp_path / "s", dry_run=True)
     assert (found["refused_episodes"], "actions at step" in found["refused"][0]) == (1, True)
-    ingest(wild, tmp_path / "clipped", clip_actions=True)
+    assert ingest(wild, tmp_path / "clipped", clip_actions=True)["mended"]["actions_clipped"] > 9
     assert max(np.abs(episode.actions).max() for episode in Store.open(tmp_path / "clipped").episodes()) == 1.0
     Store.create(tmp_path / "empty", StoreSpec.from_terms(TERMS, [-1.0], [1.0]))
     refused(tmp_path / "empty", tmp_path / "s", SourceFormatError, "holds no episode")

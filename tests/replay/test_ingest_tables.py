@@ -292,6 +292,8 @@ def test_a_damaged_or_old_lerobot_folder_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SourceFormatError) as caught:
             ingest(folder, tmp_path / "store")
         assert words in str(caught.value)
+    with pytest.raises(SourceFormatError, match="observations has 2 columns but environment Pendulum-v1 has 3"):
+        ingest(lerobot(tmp_path / "so100"), tmp_path / "store", observation_keys=["state"], env={"id": "Pendulum-v1"})
     folder = lerobot(tmp_path / "cut")
     file = folder / "data/chunk-000/file-001.parquet"
     file.write_bytes(file.read_bytes()[:-300])
