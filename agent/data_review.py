@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from agent.config_files import load_preset
+from agent.console import plural
 from agent.data_checks import LARGE_REWARD
 from agent.preparation import STD_FLOOR
 from envs.catalog import Task, lookup
@@ -101,7 +102,7 @@ def values(found: Inspection) -> Iterator[Finding]:
         bad = [column for column in columns if column.nonfinite]
         yield problem(
             "not_finite",
-            f"{found.nonfinite_rows:,} steps hold NaN or infinity in {named(bad)}: drop them where the log is "
+            f"NaN or infinity in {named(bad)} ({plural(found.nonfinite_rows, 'step')}): drop them where the log is "
             "made, and ingest again",
         )
     outside = [column for column in found.actions if column.outside]
@@ -109,7 +110,7 @@ def values(found: Inspection) -> Iterator[Finding]:
         worst = max(column.outside for column in outside)
         yield problem(
             "outside_bounds",
-            f"actions beyond their bounds in {named(outside)} (up to {worst:,} steps): learning clips them to "
+            f"actions beyond their bounds in {named(outside)} (up to {plural(worst, 'step')}): learning clips them to "
             "the bounds, so what was done is not what is learned; correct the bounds or the units",
         )
     constant = [column for column in found.observations if column.constant]
@@ -149,7 +150,8 @@ def amount(found: Inspection) -> Iterator[Finding]:
     """Of how much there is."""
     episodes, ended = len(found.returns), int(found.ended.sum())
     if found.steps < FEW_STEPS or ended < FEW_EPISODES:
-        yield note("little_data", f"{found.steps:,} steps in {ended} whole episodes are little to learn from: add data")
+        held = f"{plural(found.steps, 'step')}, {plural(ended, 'whole episode')}"
+        yield note("little_data", f"little to learn from ({held}): add data")
     if found.duplicates:
         yield (problem if found.duplicates > 0.1 * episodes else note)(
             "duplicates",

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from agent.calls import ingest
-from agent.console import progress, results, write_json
+from agent.console import plural, progress, results, write_json
 from replay.ingest.source import MENDED
 
 
@@ -65,23 +65,28 @@ def say(args: Args, outcome: dict[str, Any]) -> None:
         results.print(f"{args.source}: would take {would_take(outcome)}")
     else:
         word = "already ingested" if outcome["already"] else "ingested"
-        results.print(f"{args.out}: {word} {outcome['steps']} steps, {outcome['episodes']} episodes")
+        results.print(f"{args.out}: {word} {taken(outcome)}")
     if outcome.get("refused"):
         for message in outcome["refused"]:
             results.print(f"refused: {message}")
         return
     for what, count in outcome["mended"].items():
-        results.print(f"mended: {count} × {MENDED[what]}")
+        results.print(f"mended: {count:,} × {MENDED[what]}")
 
 
 def would_take(found: dict[str, Any]) -> str:
     """What the same command without --dry-run would store: all of it, or nothing."""
     if found["refused"]:
         bad = found["refused_episodes"]
-        of = f" of {bad + found['episodes']} episodes" if found["episodes"] is not None else ""
+        of = f" of {plural(bad + found['episodes'], 'episode')}" if found["episodes"] is not None else ""
         return f"nothing: {bad}{of} {'is' if bad == 1 else 'are'} refused ({found['kind']})"
-    taken = "all" if found["episodes"] is None else found["episodes"]
-    return f"{found['steps']} steps, {taken} episodes ({found['kind']})"
+    return f"{taken(found)} ({found['kind']})"
+
+
+def taken(found: dict[str, Any]) -> str:
+    """Steps and episodes; a dry run does not count another store's episodes."""
+    episodes = "all episodes" if found["episodes"] is None else plural(found["episodes"], "episode")
+    return f"{plural(found['steps'], 'step')}, {episodes}"
 
 
 def ingest_with_progress(args: Args) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import tyro
 
 from agent.commands.replay_info import Info
 from agent.config_files import nearest
-from agent.console import progress, results, table, write_json
+from agent.console import plural, progress, results, table, write_json
 from agent.errors import ConfigError
 from replay.archive import compact
 from replay.repair import repair
@@ -85,12 +85,11 @@ class Verify:
             write_json(record)
         else:
             for finding in record["findings"]:
-                results.print(f"{finding['kind']}: {finding['message']}", markup=False)
-            outcome = "sound" if record["sound"] else f"{len(record['findings'])} findings"
+                results.print(f"{finding['kind']}: {finding['message']}")
+            outcome = "sound" if record["sound"] else plural(len(record["findings"]), "finding")
             results.print(
-                f"{self.store}: {outcome}; {record['rows']} rows in {record['streams']} streams, "
+                f"{self.store}: {outcome}; {plural(record['rows'], 'row')} in {plural(record['streams'], 'stream')}, "
                 f"{record['unsealed_rows']} of them without a seal",
-                markup=False,
             )
         return 0 if record["sound"] else 2
 
@@ -126,7 +125,7 @@ class ExportMinari:
             write_json(record)
         else:
             results.print(
-                f"{record['path']}: exported {record['steps']} steps, {record['episodes']} episodes", markup=False
+                f"{record['path']}: exported {plural(record['steps'], 'step')}, {plural(record['episodes'], 'episode')}"
             )
         return 0
 
@@ -156,10 +155,10 @@ class Repair:
             write_json(record)
         else:
             for action in record["actions"]:
-                results.print(action, markup=False)
+                results.print(action)
             kept = f"; evidence in {record['evidence']}" if record["evidence"] else ""
             outcome = "sound" if record["sound"] else "still damaged, see `slipway replay verify`"
-            results.print(f"{self.store}: {outcome}; {record['lost_rows']} rows lost{kept}", markup=False)
+            results.print(f"{self.store}: {outcome}; {plural(record['lost_rows'], 'row')} lost{kept}")
         return 0 if record["sound"] else 2
 
 
@@ -190,7 +189,9 @@ class Compact:
             write_json(record)
         else:
             sizes = f"{record['bytes'] / 1e6:.1f} MB instead of {record['store_bytes'] / 1e6:.1f} MB"
-            results.print(f"{self.out}: {record['rows']} rows of {record['streams']} streams, {sizes}", markup=False)
+            results.print(
+                f"{self.out}: {plural(record['rows'], 'row')} of {plural(record['streams'], 'stream')}, {sizes}"
+            )
         return 0
 
 

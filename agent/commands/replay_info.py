@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from agent.console import messages, progress, results, table, write_json
+from agent.console import messages, plural, progress, results, table, write_json
 from agent.data_review import Suggestion, record, review, suggest
 from replay.inspection import Column, Inspection, inspect
 from replay.store import Store
@@ -53,7 +53,7 @@ class Info:
             return 0
         say(self.store, store, held, found)
         if self.html is not None:
-            results.print(f"page: {self.html}", markup=False, soft_wrap=True)
+            results.print(f"page: {self.html}")
         return 0
 
 
@@ -64,9 +64,9 @@ def say(path: Path, store: Store, held: dict[str, Any], found: Inspection) -> No
         results.print(table("actions", ACTION_COLUMNS, action_rows(found)))
         results.print(table("observations", OBSERVATION_COLUMNS, observation_rows(found)))
     for finding in review(store.spec, found):
-        results.print(f"{finding.level.upper():<7} {finding.message}", markup=False)
+        results.print(f"{finding.level.upper():<7} {finding.message}")
     if found.steps:
-        results.print(advice(suggest(store.spec, found), path), markup=False)
+        results.print(advice(suggest(store.spec, found), path))
 
 
 def overview(store: Store, held: dict[str, Any], found: Inspection) -> list[list[str]]:
@@ -75,7 +75,7 @@ def overview(store: Store, held: dict[str, Any], found: Inspection) -> list[list
     ends = f"{held['terminated']:,} terminated, {held['truncated']:,} truncated, {held['interrupted']:,} interrupted"
     rows = [
         ["environment", str(env.get("id", "not recorded"))],
-        ["time limit", f"{env['max_episode_steps']} steps" if env.get("max_episode_steps") else "none recorded"],
+        ["time limit", plural(env["max_episode_steps"], "step") if env.get("max_episode_steps") else "none recorded"],
         ["steps", f"{held['steps']:,}"],
         ["episodes", f"{held['episodes']:,}: {ends}"],
         ["duplicates", f"{found.duplicates:,}"],
@@ -88,7 +88,7 @@ def overview(store: Store, held: dict[str, Any], found: Inspection) -> list[list
     if found.steps:
         rows.append(["reward", reward_words(found)])
     if found.interventions or found.synthetic:
-        rows.append(["interventions, synthetic", f"{found.interventions:,}, {found.synthetic:,} steps"])
+        rows.append(["interventions, synthetic", f"{found.interventions:,}, {plural(found.synthetic, 'step')}"])
     if found.diversity is not None:
         told = found.diversity
         rows.append(["action spread", f"{told.action_spread:.2f} (0: the state decides, 1: it does not)"])
@@ -100,7 +100,7 @@ def overview(store: Store, held: dict[str, Any], found: Inspection) -> list[list
     source = held["source"] or {}
     rows += [
         ["source", " ".join(str(source[key]) for key in ("kind", "id", "policy", "run") if key in source) or "unknown"],
-        ["streams", ", ".join(f"{name} ({head:,} rows)" for name, head in list(held["streams"].items())[:4])],
+        ["streams", ", ".join(f"{name} ({plural(head, 'row')})" for name, head in list(held["streams"].items())[:4])],
         ["on disk", f"{held['bytes'] / 1e6:,.1f} MB"],
         ["layout", held["layout_fingerprint"][:16]],
     ]

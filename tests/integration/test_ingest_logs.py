@@ -36,6 +36,7 @@ def test_a_csv_log_is_looked_at_and_then_ingested(tmp_path: Path) -> None:
     assert dry.returncode == 0, dry.stderr
     assert not out.exists()
     told = slipway(log, "--columns", columns, "--out", tmp_path / "told.zarr")
+    assert "told.zarr: ingested 12 steps, 3 episodes\n" in told.stdout
     assert "mended: 3 × last observation of a terminated episode repeated as the final one" in told.stdout
     run = slipway(log, "--columns", columns, "--out", out, "--json")
     assert run.returncode == 0, run.stderr

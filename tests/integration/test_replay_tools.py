@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agent.commands.replay import ACTIONS
 from replay import Store
-from tests.integration.command import one_object, outcome, refusal, run, succeed
+from tests.integration.command import one_object, outcome, refusal, run, run_here, succeed
 from tests.replay import formula
 
 
@@ -77,3 +78,13 @@ def test_an_archive_is_a_store_to_the_other_verbs(store: Store, tmp_path: Path) 
     info = outcome("replay", "info", "a.zarr", cwd=tmp_path, extra={"XDG_CACHE_HOME": str(tmp_path / "cache")})
     assert (info["rows"], info["steps"]) == (store.num_rows, store.num_steps)
     assert "exists already" in refusal("replay", "compact", "s.zarr", "--out", "a.zarr", cwd=tmp_path)
+
+
+def test_one_of_a_thing_is_singular(tmp_path: Path) -> None:
+    store = Store.create(tmp_path / "one.zarr", formula.spec(), chunk_rows=formula.CHUNK_ROWS)
+    with store.writer("a", durability="process") as writer:
+        zeros = np.zeros((2, formula.OBSERVATION)), np.zeros((1, formula.ACTION)), np.zeros(1)
+        writer.append_episode(*zeros, terminated=True, truncated=False)
+    assert "one.zarr: sound; 2 rows in 1 stream, " in run_here("replay", "verify", "one.zarr", cwd=tmp_path).stdout
+    said = run_here("ingest", "one.zarr", "--out", "copy.zarr", "--terminate-on", "none", cwd=tmp_path).stdout
+    assert said == "copy.zarr: ingested 1 step, 1 episode\n"
