@@ -86,7 +86,10 @@ def load_robot(path: str) -> Robot:
     robot = build_own(path, named_by="--robot")
     for method in ("read", "write", "safe_stop", "close"):
         if not callable(getattr(robot, method, None)):
-            raise AgentError(f"--robot {path}: {type(robot).__name__} has no method {method}(); see docs/deploy.md")
+            raise AgentError(
+                f"--robot {path}: its factory returned a {type(robot).__name__}, which has no method {method}(); "
+                "see docs/deploy.md"
+            )
     return cast(Robot, robot)
 
 

@@ -20,6 +20,9 @@ from export.contract import Contract
 from export.signing import sign
 from replay.store import Store
 
+NETWORKS_OWN = {"policy_id", "policy_version", "step", "stochastic", "candidates"}
+"""What of a contract is known once the network is loaded."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DevicePromises:
@@ -133,13 +136,14 @@ def request_export(
         env=run.read_record(run.env),
     )  # fmt: skip
     spec = request.store.spec
-    request.promises.fill(
+    promised = request.promises.fill(
         make_contract(spec, preparation, run=path.resolve().name, algorithm=config.algorithm.name, env=request.env)
-    )
+    ).to_dict()
     if sign_key is not None:
         sign(b"", sign_key)
-    made = (bundled_contract(out) or {}).get("policy_id")
-    if made not in {request.policy_id(int(each.name)) for each in saved}:
+    there = bundled_contract(out) or {}
+    other = {name for name, value in promised.items() if there.get(name) != value} - NETWORKS_OWN
+    if other or there["policy_id"] not in {request.policy_id(int(each.name)) for each in saved}:
         refuse_other_content(out)
     return request
 

@@ -86,7 +86,10 @@ class RunDirectory:
 
     def read_record(self, file: Path) -> dict[str, Any]:
         """One of the run's JSON files; RunError where it is missing or damaged."""
-        again = "the same `slipway train` command writes it anew, or restore it from a backup"
+        again = "the run's own `slipway train` command makes it anew"
+        if file != self.status and self.preparation.exists():
+            # What `set_up` decides is made together, and taken for complete where this file is there.
+            again = f"remove {self.preparation}, then {again}"
         try:
             record = json.loads(file.read_text())
         except FileNotFoundError as error:

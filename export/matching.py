@@ -48,7 +48,9 @@ def _missing(actual: Any, key: str, path: str) -> str:
         return f"contract has no {path}{key}, which is expected here; use a policy exported for this robot"
     near = difflib.get_close_matches(key, actual, n=1)
     known = f"did you mean {path}{near[0]}?" if near else f"its keys are {', '.join(actual)}"
-    return f"{path}{key} is expected here, but no policy's contract has such a key; {known}"
+    return (
+        f"{path}{key} is expected here (by a robot's own `contract`?), but no policy's contract has such a key; {known}"
+    )
 
 
 def _agree(actual: Any, expected: Any) -> bool:

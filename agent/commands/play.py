@@ -87,6 +87,8 @@ def run(args: Args) -> int:
 
 def check(args: Args) -> None:
     """ConfigError for arguments that cannot be served, before anything runs."""
+    if not args.target.exists():
+        raise ConfigError(f"{args.target} does not exist: give a store, a run directory, a bundle or a .onnx policy")
     if not (args.target / GROUP).exists():
         resolve_policy(args.target)
     if args.episodes < 1:

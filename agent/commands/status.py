@@ -141,7 +141,7 @@ def check_status(status: dict[str, Any], file: Path) -> None:
             if not isinstance(value, kind) or (name == "phase" and value not in PHASES):
                 raise RunError(
                     f"{file}: {where}{name} is {value!r:.40}, which no agent writes: the file is damaged; "
-                    "the same `slipway train` command writes it anew"
+                    "the run's own `slipway train` command makes it anew"
                 )
 
 

@@ -147,7 +147,7 @@ def test_a_run_that_has_not_started_is_told_apart_from_none(run: RunDirectory, t
         ("{", r"status\.json cannot be read \(.*line 1"),
         ("[]", "holds a list, not a JSON object"),
         ('{"phase": 5}', "time is None, which no agent writes"),
-        (json.dumps({**STATUS, "phase": 5}), "phase is 5, which no agent writes: .* writes it anew"),
+        (json.dumps({**STATUS, "phase": 5}), "phase is 5, which no agent writes: .* makes it anew"),
         (json.dumps({**STATUS, "phase": "elsewhere"}), "phase is 'elsewhere'"),
         (json.dumps({**STATUS, "online_steps": "many"}), "online_steps is 'many'"),
         (json.dumps({**STATUS, "collectors": [3]}), r"collectors\[0\]\.steps is None"),

@@ -168,6 +168,6 @@ def test_mistakes_are_refused_before_anything_is_drawn(tmp_path: Path, monkeypat
             run(arguments)
     with pytest.raises(RunError, match="another layout"):
         run(Args(target=target, env="Hopper-v5", out=tmp_path / "film.gif"))
-    with pytest.raises(RunError, match="does not exist"):
+    with pytest.raises(ConfigError, match="does not exist"):
         run(Args(target=tmp_path / "nothing", out=tmp_path / "film.gif"))
     assert [path.name for path in tmp_path.iterdir()] == ["maze.zarr"]
