@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from replay.ingest.layout import action_bounds, observation_terms
@@ -104,7 +106,12 @@ def fitting_layout(
 
 
 def _gymnasium() -> Any:
-    """Gymnasium with the robotics environments registered, where they are installed."""
+    """Gymnasium with the robotics environments registered, where they are installed.
+
+    The working directory is on the import path from here on: an id may name a module of the user's own.
+    """
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     # gymnasium-robotics prints a notice about Adroit to stderr when it is imported.
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
 from replay.ingest import IngestError, SourceFormatError, SourceNotFoundError, SourceValueError, digest, flat, ingest
+from replay.ingest.environment import environment_spaces
 from replay.store import Store
 
 h5py = pytest.importorskip("h5py", reason="needs the train extra")
@@ -276,3 +279,14 @@ def test_bad_values_are_named_by_episode_and_rows(path: Path) -> None:
     refused(path, SourceValueError, "episode 0", "actions at step 0, dimension 0 is 3", "[-1, 1]")
     assert ingest(path, path.with_suffix(".store"), clip_actions=True)["mended"]["actions_clipped"] == 10
     assert {float(a) for e in Store.open(path.with_suffix(".store")).episodes() for a in e.actions[:, 0]} == {1.0}
+
+
+def test_an_environment_of_a_module_in_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_spaces.py").write_text("from gymnasium.envs.classic_control.pendulum import PendulumEnv as Task\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    monkeypatch.setitem(gymnasium.registry, "MySpaces-v0", gymnasium.spec("Pendulum-v1"))
+    _, space = environment_spaces({"id": "my_spaces:MySpaces-v0", "kwargs": {}})
+    assert space.high.tolist() == [2.0]
