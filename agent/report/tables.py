@@ -92,7 +92,7 @@ def entry(event: dict[str, Any], started: float | None) -> dict[str, str]:
 
 def configuration(config: TrainConfig) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """Sections of (name, value, default where it differs)."""
-    values, defaults = flatten(config), flatten(TrainConfig())
+    values, defaults = flatten(config), flatten(TrainConfig(algorithm=type(config.algorithm)()))
     sections: dict[str, list[tuple[str, str, str]]] = {}
     for name, value in values.items():
         section, _, key = name.rpartition(".")

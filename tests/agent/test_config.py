@@ -26,7 +26,11 @@ from agent.config_files import (
     validate,
 )
 from agent.errors import ConfigError
+from agent.resolving import continued
+from agent.run_directory import RunDirectory
 from envs.catalog import CATALOG
+from replay.schema import StoreSpec
+from replay.store import Store
 
 # No field at its default, values that are awkward to write down.
 UNUSUAL = TrainConfig(
@@ -235,6 +239,23 @@ def test_every_number_has_a_rule() -> None:
 
 def test_the_widest_allowed_values_pass() -> None:
     validate(changed(UNUSUAL, "online.exploration", "sample"))  # its bonus and a choice by Q exclude each other
+
+
+def test_going_on_online_is_refused_in_words_of_what_finetune_takes(tmp_path: Path) -> None:
+    spec = StoreSpec.from_terms(
+        [{"name": "x", "offset": 0, "length": 2, "dtype": "float32"}], [-1.0], [1.0], env=None
+    )  # fmt: skip
+    Store.create(tmp_path / "data.zarr", spec)
+    for name, algorithm, steps, words in (
+        ("p", IQLConfig(), 0, "say how long with --online-steps"),
+        ("short", IQLConfig(), 300, "warm-up alone, set when .*short was made, takes 5000: give more than 5000$"),
+        ("bc", BCConfig(), 9000, "was trained by bc, which cannot fine-tune: give a run of another"),
+    ):
+        run = RunDirectory(tmp_path / name)
+        run.save_config(TrainConfig(replay=tmp_path / "data.zarr", out=run.path, algorithm=algorithm))
+        with pytest.raises(ConfigError, match=words):
+            continued(run.path, steps)
+    assert continued(tmp_path / "p", 5001).online_steps == 5001
 
 
 def test_online_steps_that_the_warm_up_eats_up_are_refused() -> None:

@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agent.algorithms import ALGORITHMS, config_class
+from agent.config import TrainConfig
 from agent.errors import RunError
 from agent.files import append_line, write_atomic
 from agent.report import write_report
 from agent.report.facts import gather, surviving
 from agent.report.returns import bins
+from agent.report.tables import configuration
 from agent.report.training import other_panels, thin
 from agent.report.words import lead, summary
 from agent.run_directory import RunDirectory
@@ -177,6 +180,13 @@ def test_single_episodes_are_told_without_an_interval(make_run: Callable[..., Ru
     assert "from −1,170 to −980.0 in 6,000 online steps; without their 95% intervals this" in lead(gather(run.path))
     text = write_report(run.path, with_rollout=False).read_text()
     assert "−1,170" in text and "−1,170 to −1,170" not in text
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_configuration_of_every_algorithm_stands_beside_its_own_defaults(algorithm: str) -> None:
+    config = TrainConfig(algorithm=config_class(algorithm)(batch_size=8), seed=5)
+    changed = [(section, key) for section, rows in configuration(config) for key, _, default in rows if default]
+    assert changed == [("run", "seed"), ("algorithm", "batch_size")]
 
 
 def test_the_page_is_self_contained(finished: RunDirectory) -> None:
