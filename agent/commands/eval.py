@@ -16,7 +16,7 @@ import tyro
 
 from agent.calls import evaluate
 from agent.commands.train import SCORE_COLUMNS, score_cells
-from agent.console import progress, results, table, write_json
+from agent.console import plural, progress, results, table, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,5 +49,5 @@ def run(args: Args) -> int:
         write_json(record)
     else:
         rows = [[record["policy"], *score_cells(record)]]
-        results.print(table(f"{args.episodes} episodes of {record['env']['id']}", SCORE_COLUMNS, rows))
+        results.print(table(f"{plural(args.episodes, 'episode')} of {record['env']['id']}", SCORE_COLUMNS, rows))
     return 0
