@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -211,9 +212,17 @@ def _meant(name: str, registered: list[str]) -> str:
     """`: did you mean Hopper-v5?`, or nothing where no id is near."""
     known = list(dict.fromkeys([*CATALOG, *registered]))
     part = name.lower().partition("-")[0].replace("_", "")
-    near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+    # Without versions, which are alike in all.
+    stems: dict[str, list[str]] = {}
+    for each in known:
+        stems.setdefault(_stem(each), []).append(each)
+    near = [each for stem in difflib.get_close_matches(_stem(name), stems, n=4, cutoff=0.6) for each in stems[stem]][:4]
     near = near or [each for each in known if len(part) > 2 and part in each.lower().replace("_", "")][:4]
     return f": did you mean {', '.join(near)}?" if near else ""
+
+
+def _stem(env_id: str) -> str:
+    return re.sub(r"-v\d+$", "", env_id.lower())
 
 
 def _registered(module: str | None, env_id: str) -> list[str]:

@@ -81,10 +81,14 @@ def test_verbs_actions_flags_and_values_are_completed(shell: str, scripts: Path)
     assert complete(shell, scripts, "slipway verify scr") == {f"script.{name}" for name in SHELLS}
 
 
-def test_every_example_of_the_help_is_a_command_that_is_understood() -> None:
-    """As far as its arguments go: the files that it names do not exist here."""
+def test_every_example_of_the_help_is_a_command_that_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as its arguments go: the stores that it names do not exist here."""
     from replay.errors import StoreNotFoundError
 
+    monkeypatch.chdir(tmp_path)
+    Path("CONFIG.toml").touch()
     examples = 0
     for verb in VERBS:
         for line in re.findall(rf"^ +slipway {verb} (.*)$", help_of(verb), re.MULTILINE):
