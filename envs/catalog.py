@@ -212,11 +212,12 @@ def _meant(name: str, registered: list[str]) -> str:
     """`: did you mean Hopper-v5?`, or nothing where no id is near."""
     known = list(dict.fromkeys([*CATALOG, *registered]))
     part = name.lower().partition("-")[0].replace("_", "")
-    # Without versions, which are alike in all.
-    stems: dict[str, list[str]] = {}
+    # Without versions, which are alike in all; of each the one in the catalogue, or the newest.
+    stems: dict[str, str] = {}
     for each in known:
-        stems.setdefault(_stem(each), []).append(each)
-    near = [each for stem in difflib.get_close_matches(_stem(name), stems, n=4, cutoff=0.6) for each in stems[stem]][:4]
+        if stems.get(_stem(each)) not in CATALOG:
+            stems[_stem(each)] = each
+    near = [stems[stem] for stem in difflib.get_close_matches(_stem(name), stems, n=4, cutoff=0.6)]
     near = near or [each for each in known if len(part) > 2 and part in each.lower().replace("_", "")][:4]
     return f": did you mean {', '.join(near)}?" if near else ""
 
