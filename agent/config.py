@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from agent.algorithms.config import AlgorithmConfig
+from agent.algorithms.config import AlgorithmConfig, count
 from agent.algorithms.iql_config import IQLConfig
+
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,7 @@ class TrainConfig:
         return [
             ("pretrain_steps", self.pretrain_steps >= 0, "must be 0 or more"),
             ("online_steps", self.online_steps >= 0, "must be 0 or more"),
-            ("threads", 1 <= self.threads <= 1024, "must lie in 1 to 1,024"),
+            count("threads", self.threads, MOST_THREADS),
             ("log_every", self.log_every >= 1, "must be 1 or more"),
             ("diagnostics_every", self.diagnostics_every >= 0, "must be 0 or more"),
             ("max_episode_steps", self.max_episode_steps >= 0, "must be 0 or more"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from agent.errors import ConfigError
 from envs.errors import one_line
+from envs.own_modules import find_in_working_directory
 from export.errors import ExportError
 from export.watchdog import load_attribute
 
@@ -19,8 +18,7 @@ def find_factory(spec: str, *, named_by: str) -> Callable[[], Any]:
     Raises:
         ConfigError: it cannot be imported or called; the line begins with `named_by`, the field or flag.
     """
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    find_in_working_directory()
     try:
         factory = load_attribute(spec)
     except ExportError as error:

@@ -31,8 +31,9 @@ def configure(replay: str | Path, out: str | Path, **values: Any) -> TrainConfig
 
 def continued(run: Path, online_steps: int) -> TrainConfig:
     """The configuration under which `run` goes on online, for `online_steps` in all; 0 keeps what it has."""
-    config = RunDirectory(run).load_config()
-    RunDirectory(run).open_data(config)
+    directory = RunDirectory(run)
+    config = directory.load_config()
+    directory.open_data(config)
     config = dataclasses.replace(config, out=run, online_steps=online_steps or config.online_steps)
     if not config.online_steps:
         raise ConfigError(f"{run} was started without an online phase: say how long with --online-steps")

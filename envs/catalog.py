@@ -14,13 +14,12 @@ import dataclasses
 import difflib
 import importlib
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from envs.errors import EnvError, one_line
+from envs.own_modules import find_in_working_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +231,7 @@ def _registered(module: str | None, env_id: str) -> list[str]:
     The working directory is on the import path then, as it is for the processes that a run starts.
     """
     if module is not None:
-        if "" not in sys.path and str(Path.cwd()) not in sys.path:
-            sys.path.insert(0, str(Path.cwd()))
+        find_in_working_directory()
         try:
             importlib.import_module(module)
         except Exception as error:

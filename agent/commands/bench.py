@@ -14,9 +14,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from agent.errors import ConfigError
+from envs.own_modules import find_in_working_directory
 
 MODULES = {"deploy": "deploy_latency", "replay": "replay_speed", "learner": "learner_speed", "online": "online_speed"}
 """Short names; any other name is a module of `benchmarks`."""
@@ -42,8 +42,7 @@ def parse(arguments: list[str]) -> Args:
 
 def run(args: Args) -> int:
     """The benchmark's own exit code. Raises ConfigError where there is no such benchmark."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    find_in_working_directory()
     name = MODULES.get(args.name, args.name)
     if importlib.util.find_spec("benchmarks") is None:
         raise ConfigError("the benchmarks are not installed: run this in the root of a checkout of slipway")

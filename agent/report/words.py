@@ -184,8 +184,8 @@ def deployed(facts: Facts, result: Result, kind: str) -> str:
     final = facts.tuned or facts.results.get("pretrained")
     if final is not None and result.ci is not None and final.ci is not None:
         agree = result.ci[0] <= final.ci[1] and final.ci[0] <= result.ci[1]
-        text += ", in line with its evaluation" if agree else ""
-        text += "" if agree else ", which differs from its evaluation by more than the intervals allow"
+        differs = ", which differs from its evaluation by more than the intervals allow"
+        text += ", in line with its evaluation" if agree else differs
     latency = (facts.deployment or {}).get("latency_us") or {}
     if latency.get("p50") is not None and latency.get("p99") is not None:
         text += f"; an action took {number(latency['p50'])} µs (median), {number(latency['p99'])} µs (99th percentile)"

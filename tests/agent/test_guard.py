@@ -113,6 +113,14 @@ class Overseen:
         self.oversight.look(online_steps=online_steps, save=self.save, publish=self.publish)
 
 
+def switched(path: Path) -> Overseen:
+    """One whose pretrained policy has its score, at the switch."""
+    it = Overseen(path)
+    it.evaluation("pretrained", 10.0, version=1)
+    it.oversight.begin(online_updates=0, online_steps=0)
+    return it
+
+
 def test_an_alarm_publishes_the_pretrained_weights_and_holds_the_actor_while_values_learn(tmp_path: Path) -> None:
     it, rng = Overseen(tmp_path), np.random.default_rng(0)
     pretrained = it.weights()
@@ -140,10 +148,8 @@ def test_an_alarm_publishes_the_pretrained_weights_and_holds_the_actor_while_val
 
 
 def test_a_resumed_learner_goes_back_to_the_pretrained_weights_of_the_first(tmp_path: Path) -> None:
-    first = Overseen(tmp_path)
+    first = switched(tmp_path)
     pretrained = first.weights()
-    first.evaluation("pretrained", 10.0, version=1)
-    first.oversight.begin(online_updates=0, online_steps=0)
     first.writer.close()
     second = Overseen(tmp_path)
     learn(second.algorithm, np.random.default_rng(0), 5)
@@ -158,9 +164,7 @@ def test_a_resumed_learner_goes_back_to_the_pretrained_weights_of_the_first(tmp_
 def test_a_learner_resumed_past_a_pause_says_its_end_only_where_the_checkpoint_knows_the_pause(
     tmp_path: Path, checkpoint: str
 ) -> None:
-    first = Overseen(tmp_path)
-    first.evaluation("pretrained", 10.0, version=1)
-    first.oversight.begin(online_updates=0, online_steps=0)
+    first = switched(tmp_path)
     before = first.oversight.state_dict()
     learn(first.algorithm, np.random.default_rng(0), 20)
     first.evaluation("curve", 0.0, version=2)
@@ -181,10 +185,8 @@ def test_a_learner_resumed_past_a_pause_says_its_end_only_where_the_checkpoint_k
 
 
 def test_an_alarm_whose_evaluation_ended_while_no_learner_was_there_is_acted_on(tmp_path: Path) -> None:
-    first = Overseen(tmp_path)
+    first = switched(tmp_path)
     pretrained = first.weights()
-    first.evaluation("pretrained", 10.0, version=1)
-    first.oversight.begin(online_updates=0, online_steps=0)
     first.writer.close()
     first.evaluation("curve", 0.0, version=2)
     second = Overseen(tmp_path)
