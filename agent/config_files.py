@@ -197,6 +197,11 @@ def validate(config: TrainConfig) -> None:
     for name, holds, rule in config.rules():
         if not holds:
             raise ConfigError(f"{name} is {flatten(config)[name]} but {rule}")
+    if not config.online_steps and not config.pretrain_steps:
+        offline = ", or --pretrain-steps N" if config.algorithm.pretrains else ""
+        raise ConfigError(
+            "pretrain_steps and online_steps are both 0, so nothing would be trained: give --online-steps N" + offline
+        )
     if config.online_steps and not config.algorithm.fine_tunes:
         raise ConfigError(
             f"{config.algorithm.name} cannot fine-tune: leave out --online-steps, or choose another --algorithm.name"

@@ -170,9 +170,8 @@ def evaluation(status: dict[str, Any], now: float) -> str:
     newest, before = status["last_evaluation"], status.get("evaluation_before")
     if newest is None:
         return "none yet"
-    text = f"{newest['label']} at {newest['online_steps']:,} steps: {score(newest)}"
-    if not score(newest).startswith("return"):
-        text += f", return {figure(newest['mean'])}"
+    shown = dict.fromkeys((score(newest), mean_return(newest)))  # the same where a task has nothing better
+    text = f"{newest['label']} at {newest['online_steps']:,} steps: {', '.join(shown)}"
     if newest["ci"] is not None:
         text += f" (95% {figure(newest['ci'][0])} to {figure(newest['ci'][1])})"
     text += f", {ago(now - newest['time'])}"
@@ -188,6 +187,11 @@ def score(record: dict[str, Any]) -> str:
         return f"success {100 * record['success']:.0f}%"
     if record.get("normalized") is not None:
         return f"score {record['normalized']:.1f}"
+    return mean_return(record)
+
+
+def mean_return(record: dict[str, Any]) -> str:
+    """`return 12.3`."""
     return f"return {figure(record['mean'])}"
 
 

@@ -27,7 +27,8 @@ from export.errors import ExportError
 from export.pacing import LatencyHistogram, Pacer
 from export.recording import Chain, Recorder
 from export.robot import Reading, Robot
-from export.runner import FAULT, Flag, PolicyRunner
+from export.runner import PolicyRunner
+from export.safeguards import FAULT, Flag
 from export.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)

@@ -37,6 +37,7 @@ import numpy as np
 from export.contract import FLOAT32, Contract
 from export.errors import ContractError, ExportError, ParityError
 from export.golden import run_in_order
+from export.parity_observations import OBSERVATIONS, edge_observations, parity_observations
 from export.policy import MAX_BATCH, VARIANTS
 from export.runner import PolicyRunner
 from export.sequences import SEQUENCE_MARGIN, RecurrentReference, Reference, reachable_states, run_sequence
@@ -44,76 +45,11 @@ from export.template import Template
 from export.tolerances import TOLERANCE, Arrays, candidate_cases, noisy_action, noisy_tolerance, tolerances
 
 LIMITS: Mapping[str, float] = {"wfp16": 2e-4, "int8": 0.1}
-OBSERVATIONS = 10_000
 BOUND_OBSERVATIONS = 1_000
 GOLDEN_ROWS = 64
 # A variant's golden tolerance is this times its largest measured error: rounding differs a little between processors.
 VARIANT_MARGIN = 1.5
-ORDINARY_DEVIATIONS = 4.0
 CASES = "cases.npz"
-
-
-def edge_observations(contract: Contract) -> np.ndarray:
-    """Observations [N, O] float32 where an export would go wrong first: constant, tiny, huge, at the clip's edge."""
-    normalizer, size = contract.normalizer, contract.observation_size
-    mean = np.asarray(normalizer.mean)
-    std = np.maximum(normalizer.std, normalizer.eps)
-    # Without a clip a huge observation overflows in any float32 network, so there the edge is 1,000 deviations.
-    reach = 1e3 if normalizer.clip is None else normalizer.clip
-    rows = [mean, *(np.full(size, value) for value in (0.0, -0.0, 1.0, -1.0, 1e-3, 1e-30, 1e-42, -1e-42))]
-    for sign in (1.0, -1.0):
-        edge = (mean + sign * reach * std).astype(np.float32)
-        rows += [
-            mean + sign * std,
-            edge,
-            np.nextafter(edge, np.float32(np.inf)),
-            np.nextafter(edge, np.float32(-np.inf)),
-        ]
-        rows += [
-            mean + sign * 0.999 * reach * std,
-            mean + sign * reach * std * np.where(np.arange(size) % 2, 1.0, -1.0),
-        ]
-        if normalizer.clip is not None:
-            rows += [mean + sign * 1e2 * std, *(np.full(size, sign * value) for value in (1e3, 1e6, 1e30, 3.4e38))]
-        for entry in range(0, size, max(1, size // 8)):
-            alone = mean.copy()
-            alone[entry] += sign * reach * std[entry]
-            rows.append(alone)
-    return np.asarray(rows, dtype=np.float32)
-
-
-def parity_observations(
-    contract: Contract, rng: np.random.Generator, observations: np.ndarray | None = None, count: int = OBSERVATIONS
-) -> np.ndarray:
-    """At least `count` observations [N, O] float32: the edge cases, up to half real ones, the rest drawn.
-
-    Drawn ones are normal around the normaliser's mean with 1, 3 and 10 deviations. `observations` [n, O] are real ones.
-    """
-    return _observations(contract, rng, observations, count)[0]
-
-
-def _observations(
-    contract: Contract, rng: np.random.Generator, observations: np.ndarray | None, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `parity_observations`, and which rows [N] bool are ordinary: the real ones, else drawn ones near the mean."""
-    edges = edge_observations(contract)
-    real = np.empty((0, contract.observation_size), np.float32)
-    if observations is not None and len(observations):
-        if observations.ndim != 2 or observations.shape[1] != contract.observation_size:
-            raise ExportError(f"observations are {list(observations.shape)}, the policy takes [N, {edges.shape[1]}]")
-        finite = observations[np.isfinite(observations).all(axis=1)]
-        real = finite[rng.permutation(len(finite))[: count // 2]].astype(np.float32)
-    drawn = max(count - len(edges) - len(real), 0)
-    std = np.maximum(contract.normalizer.std, contract.normalizer.eps)
-    spread = np.asarray([1.0, 3.0, 10.0])[rng.integers(3, size=(drawn, 1))]
-    noise = rng.standard_normal((drawn, contract.observation_size))
-    random = (np.asarray(contract.normalizer.mean) + spread * std * noise).astype(np.float32)
-    inputs = np.concatenate([edges, real, random])
-    index = np.arange(len(inputs))
-    if len(real):
-        return inputs, (index >= len(edges)) & (index < len(edges) + len(real))
-    near = np.abs((inputs.astype(np.float64) - np.asarray(contract.normalizer.mean)) / std).max(axis=1)
-    return inputs, (index >= len(edges)) & (near <= ORDINARY_DEVIATIONS)
 
 
 def make_cases(
@@ -137,7 +73,7 @@ def make_cases(
     contract = template.contract
     if contract.candidates is not None and contract.stochastic.eps:
         raise ContractError("contract candidates have no seed: a bundle's noise is within its graph; give them one")
-    inputs, ordinary = _observations(contract, rng, observations, OBSERVATIONS)
+    inputs, ordinary = parity_observations(contract, rng, observations)
     recurrent = contract.recurrent
 
     def step(rows: np.ndarray, states: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from export.robot import Reading
-from export.runner import FAULT, PolicyRunner
+from export.runner import PolicyRunner
+from export.safeguards import FAULT
 
 logger = logging.getLogger(__name__)
 

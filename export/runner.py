@@ -15,7 +15,6 @@ candidates), H entries of a recurrent policy's state.
 
 from __future__ import annotations
 
-import enum
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,41 +24,14 @@ import numpy as np
 import onnxruntime
 
 from export.errors import ExportError
-from export.explaining import wrong_range, wrong_shape, wrong_time
 from export.golden import check_golden
 from export.matching import check_expected
 from export.policy import MAX_BATCH, Policy, read_policy
+from export.safeguards import ActionGuard, Flag, ObservationGuard
 from export.session import ORT_ERRORS, open_session
 from export.state import HiddenState, check_state_input
 
 F32 = np.float32
-
-
-class Flag(enum.IntFlag):
-    """What a guarded step noticed. Everything in FAULT means that the returned action is not the policy's."""
-
-    OK = 0
-    STALE = 1  # older than control.max_obs_age_ms
-    BACKWARDS = 2  # measured before the previous observation, or in the future
-    SHAPE = 4  # not [O] numbers
-    RANGE = 8  # NaN, infinity, or outside valid_min..valid_max
-    RUN = 16  # onnxruntime refused
-    NOT_FINITE = 32  # the policy gave NaN or infinity, or nothing
-    BOUNDS = 64  # the policy left its own bounds
-    RATE_LIMITED = 128  # note, no fault: the action was moved towards the last executed one
-    LATE = 256  # note, no fault: the step took longer than control.deadline_ms
-    FROZEN = 512  # the same numbers with new time stamps, `frozen_after` times in a row
-
-
-FAULT = int(
-    Flag.STALE | Flag.BACKWARDS | Flag.SHAPE | Flag.RANGE | Flag.RUN | Flag.NOT_FINITE | Flag.BOUNDS | Flag.FROZEN,
-)
-_PLAIN_WORDS = {
-    Flag.RUN: "onnxruntime refused to run the policy",
-    Flag.NOT_FINITE: "the policy gave NaN or infinity",
-    Flag.BOUNDS: "the policy left its own action bounds",
-}
-_CLOCK_SLACK_S = 1e-3  # a time stamp may be this far in the future: clocks of two processes are read at two moments
 
 
 class PolicyRunner:
@@ -80,13 +52,7 @@ class PolicyRunner:
     _action_A: np.ndarray
     _raw_A: np.ndarray
     _eps_E: np.ndarray
-    _last_A: np.ndarray
     _eps_used: bool
-    _executed: bool
-    _last_t: float
-    _previous_O: np.ndarray
-    _previous_t: float | None = None
-    _same: int
 
     def __init__(
         self,
@@ -97,9 +63,6 @@ class PolicyRunner:
         verify_key: str | Path | None = None,
         frozen_after: int | None = None,
     ) -> None:
-        if frozen_after is not None and frozen_after < 2:
-            raise ExportError(f"frozen_after is {frozen_after}: give at least 2 identical observations, or None")
-        self.frozen_after = frozen_after
         if not isinstance(policy, Policy):
             policy = read_policy(policy, variant=variant, verify_key=verify_key)
         elif variant not in (None, policy.variant) or verify_key is not None:
@@ -113,9 +76,13 @@ class PolicyRunner:
         self.max_batch = MAX_BATCH.get(policy.variant)
         if expect is not None:
             check_expected(policy.contract.to_dict(), expect, where=policy.source)
+        self.frozen_after = frozen_after
+        self._observations = ObservationGuard(self.contract, frozen_after)
+        self._actions = ActionGuard(self.contract)
+        deadline = self.contract.control.deadline_ms
+        self._deadline_s = np.inf if deadline is None else deadline / 1e3
         self._session = open_session(policy)
         self._bind()
-        self._prepare_guard()
         self.infer(np.zeros(self.observation_size, F32))  # warm-up: the first run allocates
         if self._state is not None:
             self._state.restart()
@@ -186,12 +153,10 @@ class PolicyRunner:
         bounds if there was none). The action is taken to be executed; call `executed` if something else was.
         """
         start = time.monotonic()
-        flags = self._check_time(start, t_obs) if t_obs is not None else 0
-        flags |= self._check_observation(observation)
-        if self.frozen_after is not None and not flags & Flag.SHAPE:
-            flags |= self._check_motion(t_obs, self.frozen_after)
+        flags = self._observations.order_and_age(start, t_obs) if t_obs is not None else 0
+        flags |= self._check_observation(observation, t_obs)
         if flags:
-            return self._last_A.copy(), flags
+            return self._actions.hold, flags
         self._action_A.fill(np.nan)
         if self._state is not None:
             self._state.poison()
@@ -201,21 +166,17 @@ class PolicyRunner:
         try:
             self._session.run_with_iobinding(self._binding)
         except ORT_ERRORS:
-            return self._last_A.copy(), int(Flag.RUN)
+            return self._actions.hold, int(Flag.RUN)
         action = self._action_A.copy()
-        if not np.isfinite(action).all() or (self._state is not None and not self._state.sound):
-            return self._last_A.copy(), int(Flag.NOT_FINITE)
-        if (action < self._low_A).any() or (action > self._high_A).any():
-            return self._last_A.copy(), int(Flag.BOUNDS)
+        sound = self._state is None or self._state.sound
+        refused = self._actions.refuse(action) if sound else int(Flag.NOT_FINITE)
         end = time.monotonic()
-        if t_obs is not None and end - t_obs > self._max_age_s:
-            return self._last_A.copy(), int(Flag.STALE)
-        if self._reach_A is not None and self._executed:
-            limited = np.clip(action, self._last_A - self._reach_A, self._last_A + self._reach_A)
-            if (limited != action).any():
-                action, flags = limited, flags | int(Flag.RATE_LIMITED)
-        self._last_A[:] = action
-        self._executed = True
+        if not refused and t_obs is not None:
+            refused = self._observations.age(end, t_obs)
+        if refused:
+            return self._actions.hold, refused
+        action, flags = self._actions.limit(action)
+        self._actions.executed(action)
         if self._state is not None:
             self._state.advance()
         if end - start > self._deadline_s:
@@ -224,16 +185,12 @@ class PolicyRunner:
 
     def executed(self, action: np.ndarray) -> None:
         """Say which action [A] the robot really executed last; the rate limit and a hold start from it."""
-        self._last_A[:] = action
-        self._executed = True
+        self._actions.executed(action)
 
     def reset(self) -> None:
         """Begin a new episode: forget the last executed action, the last time stamp and a recurrent policy's state."""
-        self._last_A[:] = self._neutral_A
-        self._executed = False
-        self._last_t = -np.inf
-        self._same = 0
-        self._previous_O.fill(np.nan)
+        self._actions.reset()
+        self._observations.reset()
         if self._state is not None:
             self._state.restart()
 
@@ -244,33 +201,17 @@ class PolicyRunner:
         """
         if self._state is not None:
             self._state.restart()
-        self._last_A[:] = previous._last_A
-        self._executed = previous._executed
-        self._last_t, self._previous_t = previous._last_t, previous._previous_t
-        self._same = previous._same
-        self._previous_O[:] = previous._previous_O
+        self._actions.take_over(previous._actions)
+        self._observations.take_over(previous._observations)
 
     def explain(self, flags: int, observation: Any, t_obs: float | None = None) -> str:
         """What the faults in `flags`, of the last `step` and its arguments, mean here: which entry, which bound."""
-        now = time.monotonic()
-        words = []
-        if flags & Flag.STALE and t_obs is not None:
-            words.append(f"{1e3 * (now - t_obs):.0f} ms old by now, at most {1e3 * self._max_age_s:g} ms are allowed")
-        if flags & Flag.BACKWARDS and t_obs is not None:
-            words.append(wrong_time(t_obs, now, self._last_t))
-        if flags & Flag.SHAPE:
-            words.append(wrong_shape(observation, self.observation_size))
-        if flags & Flag.RANGE:
-            words.append(wrong_range(self._observation_O, self.contract, self._min_O, self._max_O))
-        words += [what for flag, what in _PLAIN_WORDS.items() if flags & flag]
-        if flags & Flag.FROZEN:
-            words.append(f"the same numbers {self._same} times in a row, each with a new time stamp")
-        return "; ".join(words)
+        return self._observations.explain(flags, observation, self._observation_O, t_obs)
 
     @property
     def last_action(self) -> np.ndarray | None:
         """The last executed action [A], a copy; None before the first."""
-        return self._last_A.copy() if self._executed else None
+        return self._actions.last
 
     @property
     def last_raw(self) -> np.ndarray:
@@ -303,54 +244,13 @@ class PolicyRunner:
             self._state.bind(self._binding)
         self._observation_O, self._action_A, self._raw_A = (buffers[name][0] for name in sizes)
 
-    def _prepare_guard(self) -> None:
-        contract = self.contract
-        self._min_O = np.full(self.observation_size, np.finfo(F32).min, F32)
-        self._max_O = np.full(self.observation_size, np.finfo(F32).max, F32)
-        for term in contract.observation:
-            part = slice(term.offset, term.offset + term.length)
-            if term.valid_min is not None:
-                self._min_O[part] = term.valid_min
-            if term.valid_max is not None:
-                self._max_O[part] = term.valid_max
-        constants = contract.constants()
-        self._low_A, self._high_A = constants["action.low"], constants["action.high"]
-        self._neutral_A = np.clip(constants["action.shift"], self._low_A, self._high_A)
-        self._last_A = self._neutral_A.copy()
-        self._previous_O = np.empty(self.observation_size, F32)
-        age, deadline = contract.control.max_obs_age_ms, contract.control.deadline_ms
-        self._max_age_s = np.inf if age is None else age / 1e3
-        self._deadline_s = np.inf if deadline is None else deadline / 1e3
-        self._reach_A: np.ndarray | None = None
-        if contract.action.rate_limit is not None and contract.control.hz is not None:
-            self._reach_A = np.asarray(contract.action.rate_limit, F32) / F32(contract.control.hz)
-        self.reset()
-
-    def _check_time(self, now: float, t_obs: float) -> int:
-        if not t_obs <= now + _CLOCK_SLACK_S or t_obs < self._last_t:
-            return int(Flag.BACKWARDS)
-        self._last_t = t_obs
-        return int(Flag.STALE) if now - t_obs > self._max_age_s else 0
-
-    def _check_observation(self, observation: np.ndarray) -> int:
+    def _check_observation(self, observation: np.ndarray, t_obs: float | None) -> int:
         """Copy the observation into the bound buffer and check the copy, so that what is checked is what runs."""
         try:
             self._load(observation)
         except ExportError:
             return int(Flag.SHAPE)
-        copied = self._observation_O
-        within = (copied >= self._min_O) & (copied <= self._max_O)
-        return 0 if within.all() else int(Flag.RANGE)
-
-    def _check_motion(self, t_obs: float | None, limit: int) -> int:
-        """Count identical observations; the same sample seen twice, under the same time stamp, counts once."""
-        if not np.array_equal(self._observation_O, self._previous_O):
-            self._previous_O[:] = self._observation_O
-            self._same = 1
-        elif t_obs is None or t_obs != self._previous_t:
-            self._same += 1
-        self._previous_t = t_obs
-        return int(Flag.FROZEN) if self._same >= limit else 0
+        return self._observations.range(self._observation_O) | self._observations.motion(self._observation_O, t_obs)
 
     def _load(self, observation: np.ndarray) -> None:
         if not _is_numbers(observation) or observation.shape != self._observation_O.shape:

@@ -20,7 +20,8 @@ from export.errors import ContractError, ExportError, ParityError
 from export.onnx_writer import export_policy
 from export.parity import check_parity, make_cases
 from export.quantize import dynamic_int8, weight_fp16
-from export.runner import Flag, PolicyRunner
+from export.runner import PolicyRunner
+from export.safeguards import Flag
 from export.template import Template
 from export.tolerances import candidate_cases, tolerances
 from export.verify import verify

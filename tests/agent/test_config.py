@@ -12,6 +12,7 @@ import pytest
 
 from agent.algorithms.bc_config import BCConfig
 from agent.algorithms.iql_config import IQLConfig
+from agent.algorithms.sac_config import SACConfig
 from agent.config import CheckpointConfig, EvaluationConfig, GuardConfig, OnlineConfig, TrainConfig
 from agent.config_files import (
     flatten,
@@ -256,6 +257,15 @@ def test_going_on_online_is_refused_in_words_of_what_finetune_takes(tmp_path: Pa
         with pytest.raises(ConfigError, match=words):
             continued(run.path, steps)
     assert continued(tmp_path / "p", 5001).online_steps == 5001
+
+
+def test_a_run_that_would_train_nothing_is_refused() -> None:
+    for config, mend in (
+        (TrainConfig(pretrain_steps=0), "give --online-steps N, or --pretrain-steps N$"),
+        (TrainConfig(pretrain_steps=0, algorithm=SACConfig()), "give --online-steps N$"),
+    ):
+        with pytest.raises(ConfigError, match=f"both 0, so nothing would be trained: {mend}"):
+            validate(config)
 
 
 def test_online_steps_that_the_warm_up_eats_up_are_refused() -> None:

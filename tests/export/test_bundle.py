@@ -17,7 +17,8 @@ import pytest
 from export.bundle import write_bundle
 from export.errors import ContractError, ExportError, ParityError
 from export.onnx_writer import export_policy
-from export.parity import compare, edge_observations, golden_of, make_cases, parity_observations
+from export.parity import compare, golden_of, make_cases
+from export.parity_observations import edge_observations, parity_observations
 from export.policy import read_policy, seal, write_policy
 from export.runner import PolicyRunner
 from export.template import Template
@@ -289,7 +290,7 @@ def test_the_gate_looks_at_ten_thousand_observations_with_every_extreme() -> Non
     contract = make_contract()
     real = np.random.default_rng(1).normal(size=(50, OBS)).astype(np.float32)
     real[7, 0] = np.nan
-    inputs = parity_observations(contract, np.random.default_rng(0), real)
+    inputs, _ = parity_observations(contract, np.random.default_rng(0), real)
     assert inputs.shape == (10_000, OBS) and inputs.dtype == np.float32 and np.isfinite(inputs).all()
     assert all((inputs == row).all(axis=1).any() for row in np.delete(real, 7, axis=0))
     edges = edge_observations(contract)

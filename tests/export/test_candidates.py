@@ -14,8 +14,9 @@ from export.contract import Contract
 from export.contract_parts import Recurrent
 from export.errors import ContractError, ExportError
 from export.onnx_writer import export_policy
-from export.parity import parity_observations
-from export.runner import Flag, PolicyRunner
+from export.parity_observations import parity_observations
+from export.runner import PolicyRunner
+from export.safeguards import Flag
 from export.template import Template
 from tests.export.candidates import BEST_OF_5, EITHER, by_hand, contract_of, make_policy
 from tests.export.policies import ACT, OBS, make_contract
@@ -38,7 +39,7 @@ def exported(request: pytest.FixtureRequest) -> Exported:
 
 def test_the_graph_chooses_as_the_equations_do(exported: Exported) -> None:
     rng = np.random.default_rng(0)
-    observations = parity_observations(exported.contract, rng, count=2000)
+    observations, _ = parity_observations(exported.contract, rng, count=2000)
     eps = draw_noise(exported.contract, rng, len(observations))
     wanted, q, margin = by_hand(exported.policy, exported.contract, observations, eps)
     given = exported.runner.infer_candidates(observations, eps)[2]

@@ -16,7 +16,7 @@ import torch
 import export
 from export.errors import ContractError, ExportError
 from export.onnx_writer import export_policy
-from export.parity import parity_observations
+from export.parity_observations import parity_observations
 from export.runner import PolicyRunner
 from tests.export import policies
 from tests.export.policies import ACT, OBS, NumpyPolicy, make_contract, make_network
@@ -74,7 +74,7 @@ def test_the_file_is_one_plain_onnx_model(model: bytes) -> None:
 def test_the_graph_is_the_equations(clip: float | None) -> None:
     contract, network = make_contract(seed=3, clip=clip), make_network(3)
     runner = PolicyRunner(export_policy(network, log_std=None, contract=contract))
-    observations = parity_observations(contract, np.random.default_rng(0), count=2000)
+    observations, _ = parity_observations(contract, np.random.default_rng(0), count=2000)
     action, raw = runner.infer(observations)
     expected_action, expected_raw = NumpyPolicy(network, contract)(observations)
     np.testing.assert_allclose(raw, expected_raw, rtol=1e-5, atol=1e-5 * np.abs(expected_raw).max())
@@ -86,7 +86,7 @@ def test_noise_enters_as_the_equations_say() -> None:
     log_std = torch.linspace(-3.0, 0.5, ACT)
     runner = PolicyRunner(export_policy(network, log_std=log_std, contract=contract))
     rng = np.random.default_rng(0)
-    observations = parity_observations(contract, rng, count=500)
+    observations, _ = parity_observations(contract, rng, count=500)
     eps = rng.standard_normal((len(observations), ACT)).astype(np.float32)
     expected, _ = NumpyPolicy(network, contract, log_std.numpy())(observations, eps)
     np.testing.assert_allclose(runner.act(observations, eps), expected, rtol=1e-5, atol=1e-5)

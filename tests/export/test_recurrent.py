@@ -19,7 +19,8 @@ from export.contract_parts import Recurrent
 from export.errors import ContractError, ExportError, ParityError
 from export.onnx_writer import export_policy
 from export.quantize import dynamic_int8, weight_fp16
-from export.runner import Flag, PolicyRunner
+from export.runner import PolicyRunner
+from export.safeguards import Flag
 from export.template import Template
 from export.verify import verify
 from tests.export.policies import ACT, OBS, make_contract, make_network, weights_of

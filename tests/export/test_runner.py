@@ -16,7 +16,8 @@ from export.contract import Contract, contract_metadata
 from export.contract_parts import ActionSpec, Control, Normalizer, ObservationTerm
 from export.errors import ContractError, ExportError, IntegrityError
 from export.onnx_writer import export_policy
-from export.runner import FAULT, Flag, PolicyRunner
+from export.runner import PolicyRunner
+from export.safeguards import FAULT, Flag
 from export.template import Template
 from tests.export.policies import ACT, OBS, make_contract, make_network, weights_of
 

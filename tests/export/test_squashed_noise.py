@@ -14,7 +14,8 @@ from export.contract import Contract
 from export.contract_parts import SQUASHED_NOISE, Recurrent, Stochastic
 from export.errors import ContractError, ExportError, ParityError
 from export.onnx_writer import export_policy
-from export.parity import check_parity, make_cases, parity_observations
+from export.parity import check_parity, make_cases
+from export.parity_observations import parity_observations
 from export.runner import PolicyRunner
 from export.template import Template
 from tests.export.policies import ACT, OBS, make_contract
@@ -62,7 +63,7 @@ def test_noise_enters_before_tanh_with_the_networks_own_deviation() -> None:
     contract, network = squashed_contract(), Squashed(0)
     runner = PolicyRunner(export_policy(network, log_std=None, contract=contract))
     rng = np.random.default_rng(0)
-    observations = parity_observations(contract, rng, count=500)
+    observations, _ = parity_observations(contract, rng, count=500)
     eps = 2.0 * rng.standard_normal((len(observations), ACT)).astype(np.float32)
     noisy, raw, log_std = by_hand(network, contract, observations, eps)
     assert log_std.std() > 0.1  # it does depend on the observation

@@ -25,7 +25,8 @@ from export.onnx_writer import export_policy
 from export.parity import LIMITS, check_parity, make_cases
 from export.policy import VARIANTS, read_policy, seal, write_policy
 from export.quantize import dynamic_int8, weight_fp16
-from export.runner import Flag, PolicyRunner
+from export.runner import PolicyRunner
+from export.safeguards import Flag
 from export.template import Template
 from export.verify import verify
 from tests.export.policies import ACT, OBS, NumpyPolicy, make_contract, make_gentle_network, make_network
