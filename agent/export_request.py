@@ -85,7 +85,7 @@ class ExportRequest:
     best_of_n: int
     """The policy chooses by Q between so many actions, in the graph, instead of acting by its mean (0)."""
     episodes: int
-    """Every variant is scored over so many episodes; 0 keeps the run's own last evaluation."""
+    """Every variant is scored over so many episodes; 0 keeps the run's own evaluation of these weights."""
     sign_key: Path | None
     """Ed25519 private key file."""
     config: TrainConfig

@@ -75,16 +75,15 @@ def export_run(request: ExportRequest) -> dict[str, Any]:
     network, log_std = policy.to_export()
     model = export_policy(network, log_std=log_std, contract=contract)
     rng = np.random.default_rng(seed)
-    latest = {record["label"]: record for record in run.evaluations()}
-    # The run scored the mean action, not this choice.
-    evaluation = None if best_of_n else latest.get("finetuned") or latest.get("pretrained")
+    # Of these very weights. The run scored the mean action, not a choice by Q.
+    scored = [] if best_of_n else [record for record in run.evaluations() if record["updates"] == algorithm.updates]
     bundle = write_bundle(
         request.out,
         model,
         reference=network_reference(policy, preparation),
         rng=rng,
         observations=real_observations(store, rng),
-        evaluation=evaluation,
+        evaluation=scored[-1] if scored else None,
         variants={} if best_of_n else smaller_variants(model, int8=request.int8),
         evaluate=scorer(contract, request.episodes, seed) if request.episodes else None,
         sign_key=request.sign_key,

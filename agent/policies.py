@@ -35,7 +35,7 @@ def env_spec_of(contract: Contract, env: str, max_episode_steps: int) -> dict[st
     """The environment to run a policy in: `env` where given, else the one that its contract names."""
     if contract.env is None and not env:
         raise RunError(f"policy {contract.policy_id} names no environment: give one with --env, e.g. --env Hopper-v5")
-    recorded = dict(contract.env or {})
+    recorded = {"kwargs": {}, "max_episode_steps": None, **(contract.env or {})}
     spec = recorded if not env or recorded.get("id") == env else {"id": env, "kwargs": {}, "max_episode_steps": None}
     if max_episode_steps:
         spec = {**spec, "max_episode_steps": max_episode_steps}

@@ -5,6 +5,7 @@
 #   docker run --rm --init --stop-timeout 10 --device /dev/ttyUSB0 -v "$PWD:/work" slipway-device \
 #     deploy arm.policy --robot my_robot:make_robot --rate 50 --watchdog --record flights.zarr
 #
+# A container ends with its first process, and its watchdog with it: that one answers a loop that hangs, not one that dies.
 # Real time: add --ulimit rtprio=50 --cap-add SYS_NICE and start it under `chrt -f 50`.
 FROM python:3.12-slim AS build
 WORKDIR /source

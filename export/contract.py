@@ -62,7 +62,7 @@ class Contract:
     dataset: tuple[str, ...] = ()
     "Digests of the data it was trained on."
     env: Mapping[str, Any] | None = None
-    "Environment specification {id, kwargs, max_episode_steps}, if trained or meant for one."
+    "Environment specification, if trained or meant for one: its id, and unless it has none kwargs, max_episode_steps."
     git: Git = field(default_factory=Git)
     "Source of the training code."
     robot: Robot = field(default_factory=Robot)
@@ -85,6 +85,8 @@ class Contract:
         object.__setattr__(self, "dataset", tuple(self.dataset))
         if not self.policy_id:
             raise ContractError("contract policy_id is empty: name the policy")
+        if self.env is not None and not isinstance(self.env.get("id"), str):
+            raise ContractError('contract env has no id: give {"id": "Hopper-v5"}, or None')
         if self.recurrent is not None and not isinstance(self.recurrent, Recurrent):
             raise ContractError("contract recurrent: give Recurrent(size=, initial=), or None for a memoryless policy")
         if self.recurrent is not None and self.candidates is not None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import time
 from collections import Counter
 from typing import Any, Protocol
@@ -208,6 +209,14 @@ class ControlLoop:
 
     def _stop_robot(self) -> None:
         try:
+            self._safe_stop()
+        except BaseException:
+            # A second Ctrl-C, in the middle of it: a robot that was stopped halfway has not been stopped.
+            self._safe_stop()
+            raise
+
+    def _safe_stop(self) -> None:
+        try:
             self._robot.safe_stop()
         except Exception as error:
             # Still armed, a watchdog stops the robot when it is closed.
@@ -241,11 +250,12 @@ class ControlLoop:
         if reading.executed is not None and not self._note_executed(reading.executed):
             return self._hold(), FAULT
         if reading.terminated or reading.truncated:
-            return None, 0
+            # No action follows, but the recording would keep this observation.
+            flags = self._runner.check(reading.observation, reading.t_mono)
+            self._count(flags)
+            return None, flags
         action, flags = self._runner.step(reading.observation, reading.t_mono)
-        if flags:
-            for flag in Flag(flags):
-                (self._faults if flag & FAULT else self._notes)[str(flag.name)] += 1
+        self._count(flags)
         if flags & FAULT:
             self.reason = f"step {self._steps}: {Flag(flags & FAULT).name}"
             held = self._hold()
@@ -256,14 +266,22 @@ class ControlLoop:
         self._consecutive, self.state, self.reason = 0, State.OK, None
         return action, flags
 
+    def _count(self, flags: int) -> None:
+        for flag in Flag(flags):
+            (self._faults if flag & FAULT else self._notes)[str(flag.name)] += 1
+
     def _note_executed(self, action: np.ndarray) -> bool:
         """The robot did something else than what was written: the rate limit and a hold start from there."""
         numbers = isinstance(action, np.ndarray) and action.dtype.kind in "fiu"
-        if not numbers or action.shape != (self._runner.action_size,) or not np.isfinite(action).all():
+        with np.errstate(over="ignore"):  # beyond float32 becomes infinity, which is refused
+            executed = action.astype(np.float32) if numbers else None
+        if executed is None or executed.shape != (self._runner.action_size,) or not np.isfinite(executed).all():
             self._faults["READ"] += 1
-            self.reason = f"step {self._steps}: the reading's executed action is not {self._runner.action_size} numbers"
+            self.reason = (
+                f"step {self._steps}: the reading's executed action is not {self._runner.action_size} finite numbers"
+            )
             return False
-        self._runner.executed(action)
+        self._runner.executed(executed)
         return True
 
     def _hold(self) -> np.ndarray | None:
@@ -283,7 +301,7 @@ class ControlLoop:
             self.state, self.reason = State.SAFE, trouble
             return False
         try:
-            self._robot.write(action)
+            self._robot.write(action.copy())  # the robot may change its own in place
         except Exception as error:
             logger.exception("robot.write failed")
             self._faults["WRITE"] += 1
@@ -321,6 +339,8 @@ def _wrong_reading(reading: Any) -> str | None:
     for name in ("t_mono", "reward"):
         if not isinstance(value := getattr(reading, name), _NUMBER):
             return f"read() returned a Reading whose {name} is {type(value).__name__}, not a number"
+    if not math.isfinite(reading.reward):
+        return f"read() returned a Reading whose reward is {float(reading.reward):g}, not a finite number"
     return None
 
 

@@ -5,15 +5,20 @@
 
 What is in the folder counts as new once it is complete: a bundle appears by one rename, a bare policy after its
 checksum. Where the folder (or its `policies`) has a file LATEST, the policy that it names is the newest; otherwise it
-is the one changed last. A candidate that is corrupt, does not run, or has another layout, bounds or rate than the
-policy in flight is refused, once, with its reason; the old one flies on.
+is the one changed last; what was there before the policy in flight was written is not newer than that. A candidate that
+is corrupt, does not run, or has another layout, bounds or rate than the policy in flight is refused, once, with its
+reason; the old one flies on. Limits are never loosened: of each the stricter holds, the candidate's or the one that the
+flight began with, so that a run's published policies, which carry none, fly under the bundle's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -55,7 +60,9 @@ class PolicyWatcher:
         self.reason: str | None = None
         "Why the last of them was refused."
         self._folder, self._read, self._poll_s = folder, read, poll_s
-        self._expected = [same_robot(flying.contract), *([expect] if expect is not None else [])]
+        self._flying, self._expect = flying.contract, expect or {}
+        self._written = written_at(flying.policy)
+        "When the policy in flight was; None where unknown, and once the folder has been looked at."
         self._frozen_after = flying.frozen_after
         self._known = flying.policy.model
         self._seen: tuple[str, int, int] | None = None
@@ -84,6 +91,7 @@ class PolicyWatcher:
         self.close()
 
     def _watch(self) -> None:
+        give_way()
         while not self._ending.is_set():
             try:
                 self._look()
@@ -99,6 +107,9 @@ class PolicyWatcher:
         if found is None or found[1] == self._seen:
             return
         path, self._seen = found
+        written, self._written = self._written, None
+        if written is not None and self._seen[1] <= written:
+            return
         try:
             runner = self._open(path)
         except ExportError as error:
@@ -112,9 +123,12 @@ class PolicyWatcher:
         policy = self._read(path)
         if policy.model == self._known:
             return None
-        for expected in self._expected:
-            check_expected(policy.contract.to_dict(), expected, where=policy.source)
-        runner = PolicyRunner(policy, frozen_after=self._frozen_after)
+        same = same_robot(self._flying)
+        if policy.contract.control.hz is None:
+            del same["control"]
+        check_expected(policy.contract.to_dict(), same, where=policy.source)
+        policy = replace(policy, contract=held_to(policy.contract, self._flying))
+        runner = PolicyRunner(policy, expect=self._expect, frozen_after=self._frozen_after)
         observation = np.asarray(policy.contract.normalizer.mean, np.float32)
         for _ in range(WARM_UP_RUNS):
             runner.step(observation)
@@ -140,6 +154,58 @@ def same_robot(contract: Contract) -> dict[str, Any]:
     }
 
 
+def written_at(policy: Policy) -> int | None:
+    """When the files that `policy` was read from were changed last, in ns; None for bytes."""
+    path = Path(policy.source)
+    state = _state(path) or _state(path.parent)  # a bundle's policy is a file in its folder
+    return state[1] if state else None
+
+
+def held_to(contract: Contract, flying: Contract) -> Contract:
+    """`contract`, of the same robot, with the rate of `flying` and the stricter of each limit of the two."""
+    control, other = contract.control, flying.control
+    return replace(
+        contract,
+        observation=tuple(
+            replace(
+                term,
+                valid_min=_tighter(max, term.valid_min, own.valid_min),
+                valid_max=_tighter(min, term.valid_max, own.valid_max),
+            )
+            for term, own in zip(contract.observation, flying.observation, strict=True)
+        ),
+        action=replace(contract.action, rate_limit=_tighter(min, contract.action.rate_limit, flying.action.rate_limit)),
+        control=replace(
+            control,
+            hz=other.hz,
+            max_obs_age_ms=min((ms for ms in (control.max_obs_age_ms, other.max_obs_age_ms) if ms), default=None),
+            deadline_ms=min((ms for ms in (control.deadline_ms, other.deadline_ms) if ms), default=None),
+            on_fault="safe" if "safe" in (control.on_fault, other.on_fault) else "hold",
+            hold_steps=min(control.hold_steps, other.hold_steps),
+        ),
+    )
+
+
+def _tighter(
+    choose: Callable[[float, float], float], one: tuple[float, ...] | None, other: tuple[float, ...] | None
+) -> tuple[float, ...] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return tuple(map(choose, one, other))
+
+
+def give_way() -> None:
+    """Let this thread not have the control thread's real-time priority, nor be held to its cores.
+
+    Two threads of one real-time priority on one core do not take turns: loading a policy would stop the robot's loop.
+    """
+    if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
 def newest_policy(folder: Path) -> tuple[Path, tuple[str, int, int]] | None:
     """The newest complete policy in `folder` with what identifies this state of it; None where there is none.
 
@@ -148,7 +214,7 @@ def newest_policy(folder: Path) -> tuple[Path, tuple[str, int, int]] | None:
     for pointer in (folder / "LATEST", folder / "policies" / "LATEST"):
         try:
             named = pointer.parent / pointer.read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         state = _state(named)
         return (named, state) if state else None

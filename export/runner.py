@@ -153,9 +153,7 @@ class PolicyRunner:
         bounds if there was none). The action is taken to be executed; call `executed` if something else was.
         """
         start = time.monotonic()
-        flags = self._observations.order_and_age(start, t_obs) if t_obs is not None else 0
-        flags |= self._check_observation(observation, t_obs)
-        if flags:
+        if flags := self.check(observation, t_obs):
             return self._actions.hold, flags
         self._action_A.fill(np.nan)
         if self._state is not None:
@@ -183,8 +181,22 @@ class PolicyRunner:
             flags |= int(Flag.LATE)
         return action, flags
 
+    def check(self, observation: np.ndarray, t_obs: float | None = None) -> int:
+        """What `step` would refuse about an observation, without acting on it: an episode's last one."""
+        flags = self._observations.order_and_age(time.monotonic(), t_obs) if t_obs is not None else 0
+        try:
+            self._load(observation)
+        except ExportError:
+            return flags | int(Flag.SHAPE)
+        # The copy is checked, so that what is checked is what runs.
+        flags |= self._observations.range(self._observation_O)
+        return flags | self._observations.motion(self._observation_O, t_obs)
+
     def executed(self, action: np.ndarray) -> None:
-        """Say which action [A] the robot really executed last; the rate limit and a hold start from it."""
+        """Say which action [A], finite, the robot really executed last.
+
+        The rate limit and a hold start from it, or from the bounds where it lies beyond them.
+        """
         self._actions.executed(action)
 
     def reset(self) -> None:
@@ -243,14 +255,6 @@ class PolicyRunner:
         if self._state is not None:
             self._state.bind(self._binding)
         self._observation_O, self._action_A, self._raw_A = (buffers[name][0] for name in sizes)
-
-    def _check_observation(self, observation: np.ndarray, t_obs: float | None) -> int:
-        """Copy the observation into the bound buffer and check the copy, so that what is checked is what runs."""
-        try:
-            self._load(observation)
-        except ExportError:
-            return int(Flag.SHAPE)
-        return self._observations.range(self._observation_O) | self._observations.motion(self._observation_O, t_obs)
 
     def _load(self, observation: np.ndarray) -> None:
         if not _is_numbers(observation) or observation.shape != self._observation_O.shape:

@@ -59,14 +59,15 @@ class ObservationGuard:
             raise ExportError(f"frozen_after is {frozen_after}: give at least 2 identical observations, or None")
         self._contract, self._frozen_after = contract, frozen_after
         size = contract.observation_size
-        self._min_O = np.full(size, np.finfo(F32).min, F32)
-        self._max_O = np.full(size, np.finfo(F32).max, F32)
+        low, high = float(np.finfo(F32).min), float(np.finfo(F32).max)
+        self._min_O, self._max_O = np.full(size, low, F32), np.full(size, high, F32)
         for term in contract.observation:
             part = slice(term.offset, term.offset + term.length)
+            # A limit beyond float32 would become infinity here, and let infinity pass.
             if term.valid_min is not None:
-                self._min_O[part] = term.valid_min
+                self._min_O[part] = np.clip(term.valid_min, low, high)
             if term.valid_max is not None:
-                self._max_O[part] = term.valid_max
+                self._max_O[part] = np.clip(term.valid_max, low, high)
         age = contract.control.max_obs_age_ms
         self._max_age_s = np.inf if age is None else age / 1e3
         self._last_t = -np.inf
@@ -169,8 +170,9 @@ class ActionGuard:
         self._executed = previous._executed
 
     def executed(self, action_A: np.ndarray) -> None:
-        """This action [A] was executed last."""
-        self._last_A[:] = action_A
+        """This action [A], finite in float32, was executed last; a hold and the rate limit start within the bounds."""
+        np.maximum(action_A, self._low_A, out=self._last_A)
+        np.minimum(self._last_A, self._high_A, out=self._last_A)
         self._executed = True
 
     def refuse(self, action_A: np.ndarray) -> int:

@@ -18,12 +18,12 @@ and its `safe_stop` is called.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import mmap
 import os
 import select
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -34,8 +34,11 @@ from typing import Any, Self
 from export.errors import ExportError
 
 START_SECONDS = 60.0
-_SLOT = struct.Struct("=q")
-_FED, _ALARM, _SIZE = 0, 8, 16
+LONGEST_SECONDS = 3600.0
+# Words of the shared memory. Each is written by one store of eight bytes: a process may die at any instant, and a
+# struct's pack_into clears what it writes into first, which would read as disarmed.
+_FED, _ALARM, _WORDS = 0, 1, 2
+_SIZE = 8 * _WORDS
 _AGAIN_SECONDS = 0.02  # how often a watchdog that has raised the alarm looks for late writes
 
 
@@ -45,15 +48,18 @@ class Watchdog:
     def __init__(self, target: str, *, timeout_s: float, factory: bool = False) -> None:
         """Start the process and wait until it could import its target.
 
-        Raises ExportError where the target cannot be imported or built, or the timeout is no positive number.
+        Raises ExportError where the target cannot be imported or built, or the timeout is not above 0 and at most an
+        hour.
         """
-        if not 0 < timeout_s < float("inf"):
-            raise ExportError(f"watchdog timeout is {timeout_s} s: give a positive number of seconds")
+        if not 0 < timeout_s <= LONGEST_SECONDS:
+            raise ExportError(
+                f"watchdog timeout is {timeout_s} s: give a positive number of seconds, at most {LONGEST_SECONDS:g}"
+            )
         self.timeout_s = timeout_s
         self.feeds = 0
         descriptor = os.memfd_create("slipway-watchdog")
         os.ftruncate(descriptor, _SIZE)
-        self._memory = mmap.mmap(descriptor, _SIZE)
+        self._words = _map(descriptor)
         # Nobody ever writes into this pipe: its end tells the watchdog that the loop's process is gone.
         gone, self._alive = os.pipe()
         arguments = [target, "factory" if factory else "function", repr(timeout_s), str(descriptor), str(gone)]
@@ -73,17 +79,17 @@ class Watchdog:
 
     def feed(self) -> None:
         """A write has succeeded: not before `timeout_s` from now is the alarm due."""
-        _SLOT.pack_into(self._memory, _FED, time.monotonic_ns())
+        self._words[_FED] = time.monotonic_ns()
         self.feeds += 1
 
     def disarm(self) -> None:
         """The robot has been stopped by the loop: no feed is expected until the next one."""
-        _SLOT.pack_into(self._memory, _FED, 0)
+        self._words[_FED] = 0
 
     def reset(self) -> None:
         """Forget an alarm, after a person or program has made sure that the robot may move again."""
         self.disarm()
-        _SLOT.pack_into(self._memory, _ALARM, 0)
+        self._words[_ALARM] = 0
 
     def trouble(self) -> str | None:
         """Why the loop must not write: the alarm was raised, or nobody watches any more. None: all is well."""
@@ -96,7 +102,7 @@ class Watchdog:
     @property
     def alarmed(self) -> bool:
         """Whether the watchdog has stopped the robot."""
-        return bool(_SLOT.unpack_from(self._memory, _ALARM)[0])
+        return bool(self._words[_ALARM])
 
     def report(self) -> dict[str, Any]:
         """JSON-able: timeout, whether the alarm was raised, how many writes were reported."""
@@ -112,7 +118,7 @@ class Watchdog:
             self._process.wait(timeout=5.0)
         except subprocess.TimeoutExpired:
             # Whoever is stopping the robot is left to it.
-            if not _SLOT.unpack_from(self._memory, _FED)[0]:
+            if not self._words[_FED]:
                 self._process.kill()
                 self._process.wait()
         if self._process.stdout is not None:
@@ -144,7 +150,7 @@ def load_attribute(path: str) -> Any:
         raise ExportError(f"{path}: module {module_name} has no {name}") from error
 
 
-def watch(memory: mmap.mmap, gone: int, timeout_s: float, stop: Callable[[], None]) -> None:
+def watch(words: memoryview[int], gone: int, timeout_s: float, stop: Callable[[], None]) -> None:
     """Call `stop` when an armed loop does not feed for `timeout_s`; return when its process is gone."""
     timeout_ns = int(timeout_s * 1e9)
     poller = select.poll()
@@ -152,15 +158,14 @@ def watch(memory: mmap.mmap, gone: int, timeout_s: float, stop: Callable[[], Non
     answered = 0
     ended = False
     while not ended:
-        alarmed = _SLOT.unpack_from(memory, _ALARM)[0]
-        fed = _SLOT.unpack_from(memory, _FED)[0]
+        alarmed, fed = words[_ALARM], words[_FED]
         left_ns = fed + timeout_ns - time.monotonic_ns() if fed else timeout_ns
         wait_s = min(_AGAIN_SECONDS, timeout_s) if alarmed else max(left_ns, 0) / 1e9
         ended = bool(poller.poll(wait_s * 1e3))
-        fed = _SLOT.unpack_from(memory, _FED)[0]
+        fed = words[_FED]
         due = fed != answered if alarmed else ended or time.monotonic_ns() - fed >= timeout_ns
         if fed and due:
-            _SLOT.pack_into(memory, _ALARM, 1)
+            words[_ALARM] = 1
             _stop(stop)
             answered = fed
 
@@ -191,9 +196,26 @@ def main(target: str, kind: str, timeout: str, memory: str, gone: str) -> int:
         return 2
     parent.write("ready\n")
     parent.flush()
-    with mmap.mmap(int(memory), _SIZE) as shared:
-        watch(shared, int(gone), float(timeout), stop)
+    rise_above_the_loop()
+    watch(_map(int(memory)), int(gone), float(timeout), stop)
     return 0
+
+
+def rise_above_the_loop() -> None:
+    """Run on every core that the system allows, and where the loop has a real-time priority above it.
+
+    Both are inherited. A loop that spins at a real-time priority on one core would never let an equal run there.
+    """
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    if (scheduler := os.sched_getscheduler(0)) in (os.SCHED_FIFO, os.SCHED_RR):
+        above = min(os.sched_getparam(0).sched_priority + 1, os.sched_get_priority_max(scheduler))
+        with contextlib.suppress(OSError):  # without the right to it another core must do
+            os.sched_setparam(0, os.sched_param(above))
+
+
+def _map(descriptor: int) -> memoryview[int]:
+    return memoryview(mmap.mmap(descriptor, _SIZE)).cast("q")
 
 
 if __name__ == "__main__":

@@ -93,6 +93,8 @@ def test_contradictions_are_refused_when_built() -> None:
         {"normalizer": Normalizer.identity(3)},
         {"action": ActionSpec(low=(-1.0,), high=(1.0,), rate_limit=(1.0,))},
         {"schema": "slipway.policy/2"},
+        {"env": {}},
+        {"env": {"id": None, "max_episode_steps": 10}},
     ]
     for change in bad:
         with pytest.raises(ContractError):

@@ -322,7 +322,7 @@ FAULTS: dict[str, tuple[Callable[[], Any], str, str]] = {
     "nothing": (lambda: None, "READ", r"^read\(\) returned NoneType, not Reading$"),
     "time in words": (of(t_mono="now"), "READ", "Reading whose t_mono is str, not a number"),
     "reward in words": (of(reward=None), "READ", "Reading whose reward is NoneType, not a number"),
-    "list executed": (of(executed=[0.0] * ACT), "READ", "executed action is not 6 numbers"),
+    "list executed": (of(executed=[0.0] * ACT), "READ", "executed action is not 6 finite numbers"),
     "size": (of(observation=np.zeros(5, np.float32)), "SHAPE", "^step 0: SHAPE: 5 numbers, 17 wanted$"),
     "list": (of(observation=[0.0] * OBS), "SHAPE", "the observation is a list, not an array of 17 numbers"),
     "batch": (of(observation=np.zeros((1, OBS))), "SHAPE", r"has the shape \[1, 17\], \[17\] is wanted"),

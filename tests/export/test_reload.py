@@ -258,3 +258,67 @@ def test_a_policy_with_permuted_joints_of_equal_length_is_refused(model: bytes) 
 def test_a_folder_that_is_not_there_is_refused(old: PolicyRunner, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="no such folder"):
         PolicyWatcher(tmp_path / "nowhere", old)
+
+
+def test_a_policy_older_than_the_one_in_flight_is_not_newer(model: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    publish(folder, version(model, 1), 1)
+    time.sleep(0.02)
+    write_policy(tmp_path / "flying.onnx", version(model, 2))
+    with PolicyWatcher(folder, PolicyRunner(tmp_path / "flying.onnx"), poll_s=0.01) as watcher:
+        assert settled(watcher, folder) is None and watcher.refused == 0
+        publish(folder, version(model, 3), 3)
+        taken = settled(watcher, folder)
+        assert taken is not None and taken.contract.policy_version == 3
+
+
+def test_a_policy_that_was_there_and_is_newer_than_the_one_in_flight_is_flown(model: bytes, tmp_path: Path) -> None:
+    made, contract = tmp_path / "made", replace(CONTRACT, policy_version=1)
+    reference = NumpyPolicy(make_network(1), contract)
+    write_bundle(made, version(model, 1, contract), reference=reference, rng=np.random.default_rng(0))
+    time.sleep(0.02)
+    (folder := tmp_path / "watched").mkdir()
+    publish(folder, version(model, 2), 2)
+    with PolicyWatcher(folder, PolicyRunner(made), poll_s=0.01) as watcher:
+        taken = settled(watcher, folder)
+        assert taken is not None and taken.contract.policy_version == 2
+
+
+def test_no_limit_is_loosened_by_a_newer_policy(model: bytes, tmp_path: Path) -> None:
+    position, velocity = CONTRACT.observation
+    flown = replace(
+        CONTRACT,
+        observation=(replace(position, valid_min=(-5.0,) * 8, valid_max=(5.0,) * 8), velocity),
+        action=replace(CONTRACT.action, rate_limit=(0.5,) * ACT),
+        control=Control(hz=50.0, max_obs_age_ms=100.0, deadline_ms=5.0, on_fault="safe", hold_steps=2),
+    )
+    without = replace(CONTRACT, control=Control())  # as a run publishes
+    stricter = replace(
+        flown,
+        observation=(replace(position, valid_max=(1.0,) * 8), velocity),
+        action=replace(CONTRACT.action, rate_limit=(0.1,) + (9.0,) * (ACT - 1)),
+        control=Control(hz=50.0, max_obs_age_ms=500.0, deadline_ms=1.0, hold_steps=1),
+    )
+    with PolicyWatcher(tmp_path, PolicyRunner(version(model, 1, flown)), poll_s=0.01) as watcher:
+        publish(tmp_path, version(model, 2, without), 2)
+        bare = settled(watcher, tmp_path)
+        publish(tmp_path, version(model, 3, stricter), 3)
+        tight = settled(watcher, tmp_path)
+    assert bare is not None and tight is not None and watcher.refused == 0, watcher.reason
+    for part in ("observation", "control"):
+        assert getattr(bare.contract, part) == getattr(flown, part)
+    assert bare.contract.action.rate_limit == (0.5,) * ACT
+    assert tight.contract.observation[0].valid_min == (-5.0,) * 8
+    assert tight.contract.observation[0].valid_max == (1.0,) * 8
+    assert tight.contract.action.rate_limit == (0.1,) + (0.5,) * (ACT - 1)
+    assert tight.contract.control == Control(
+        hz=50.0, max_obs_age_ms=100.0, deadline_ms=1.0, on_fault="safe", hold_steps=1
+    )
+
+
+def test_a_file_where_a_folder_of_policies_was_expected_is_not_followed(
+    old: PolicyRunner, model: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "policies").write_text("")
+    assert newest_policy(tmp_path) is None

@@ -224,3 +224,37 @@ def test_it_loads_neither_numpy_nor_onnxruntime() -> None:
     script = "import sys, export.watchdog; print(sorted({'numpy', 'onnxruntime', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), float("inf"), 1e7])
+def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    with pytest.raises(ExportError, match="give a positive number of seconds, at most 3600"):
+        Watchdog(STOP, timeout_s=timeout)
+
+
+SPIN = """
+import os, sys, time
+from export.watchdog import Watchdog
+os.sched_setaffinity(0, {0})
+try:
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+except PermissionError:
+    sys.exit(3)
+with Watchdog("tests.export.hardware:watchdog_stop", timeout_s=0.3) as watchdog:
+    watchdog.feed()
+    end = time.monotonic() + 3.0
+    while time.monotonic() < end:
+        pass
+"""
+
+
+def test_a_loop_that_spins_at_a_real_time_priority_on_its_only_core_is_stopped(hardware: Path) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    done = subprocess.run([sys.executable, "-c", SPIN], cwd=ROOT, check=False)
+    if done.returncode == 3:
+        pytest.skip("no right to a real-time priority")
+    ended = time.monotonic()
+    assert done.returncode == 0
+    (who, when), *_ = marks(hardware, "stops")
+    assert who == "watchdog" and ended - when > 1.0, "it waited for the spinning to end"

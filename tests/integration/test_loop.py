@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from agent.export_request import request_export
+from agent.exporting import export_run
 from export.runner import PolicyRunner
 from replay.episodes import Episode
 from replay.store import Store
@@ -158,6 +161,20 @@ def test_an_export_passed_the_parity_gate_and_verifies(place: Path, bundle: Made
     assert verified["checksums"] == verified["contract"] == "ok"
     assert verified["golden"]["rows"] > 0
     assert verified["policy_id"] == bundle.said["policy"]
+
+
+def test_a_bundle_bears_the_score_of_its_very_weights_or_none(trained: Made, bundle: Made, tmp_path: Path) -> None:
+    scored = [line for line in lines(trained.path / "metrics.jsonl") if line["kind"] == "evaluation"]
+    last = next(line for line in scored if line["label"] == "finetuned")
+    assert bundle.said["variants"]["float32"]["evaluation"]["mean"] == last["mean"]
+    # Stopped before its last evaluation: all there are belong to other weights.
+    run = tmp_path / "run"
+    shutil.copytree(trained.path, run)
+    kept = [line for line in lines(run / "metrics.jsonl") if line.get("updates") != last["updates"]]
+    assert any(line["kind"] == "evaluation" for line in kept)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    outcome = export_run(request_export(run, tmp_path / "again.policy"))
+    assert outcome["variants"]["float32"]["evaluation"] is None
 
 
 def test_an_export_holds_what_it_was_asked_for(place: Path, trained: Made) -> None:

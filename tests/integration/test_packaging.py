@@ -125,6 +125,13 @@ def test_the_service_s_commands_are_ones_that_slipway_takes() -> None:
         parse(importlib.import_module(VERBS[verb][0]), verb, rest)
 
 
+def test_the_service_lets_the_watchdog_outlive_the_loop() -> None:
+    lines = (ROOT / "deploy" / "slipway-device.service").read_text().splitlines()
+    assert "KillMode=process" in lines  # "mixed" and "control-group" kill every process once the main one has died
+    priority = next(int(line.partition("=")[2]) for line in lines if line.startswith("CPUSchedulingPriority="))
+    assert f"LimitRTPRIO={priority + 1}" in lines
+
+
 def test_systemd_accepts_the_service(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
