@@ -55,7 +55,7 @@ class Slot(IntEnum):
     LEARNER_BEAT = 5
     """Learner: monotonic ns of its last sign of life."""
     LIMITER_STEPS = 6
-    """Learner: online steps at which pacing starts (after warm-up, or rebased after a rollback)."""
+    """Learner: online steps at which pacing starts (after warm-up and what was forgiven)."""
     LIMITER_UPDATES = 7
     """Learner: online updates at that point."""
     LEARNER_WAIT_NS = 8

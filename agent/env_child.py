@@ -109,6 +109,7 @@ def serve_environment(spec: EnvSpec, exchange: Exchange, channel: int) -> None:
     except EnvError as error:
         os.write(channel, REFUSED + one_line(error, 2000).encode())
         return
+    env.columns = spec.columns
     drop_model_sources()
     return_freed_memory()
     os.write(channel, DONE)

@@ -12,7 +12,7 @@ from agent.child import Child
 from agent.config import TrainConfig
 from agent.files import read_lines
 from agent.guard import squared_error
-from agent.incidents import Incidents
+from agent.incidents import Incidents, no_space
 from agent.publish import published_versions
 from agent.run_directory import RunDirectory, evaluation_name
 from replay.statistics import returns
@@ -88,6 +88,8 @@ class Evaluations:
             )  # fmt: skip
             child.kill()
             code = child.process.returncode
+        if code == 0 and not self._note_best(child):
+            return  # a full disk: it stays to be collected
         self.running.remove(child)
         if child.name == evaluation_name("curve", self._board[Slot.SCORE_WANTED]):
             self._board[Slot.SCORE_ENDED] = self._board[Slot.SCORE_WANTED]
@@ -96,10 +98,20 @@ class Evaluations:
             return
         if self.switch is None and self._config.online_steps:
             self._report_switch()
-        if self._board.phase == Phase.DONE and child.name == evaluation_name("finetuned", self._config.online_steps):
-            # The learner, which keeps the others, has left; its last checkpoint is of the version scored last.
-            scored = [record for record in self._run.evaluations() if record["label"] == "finetuned"]
+
+    def _note_best(self, child: Child) -> bool:
+        """Keep the last checkpoint as the best where the last evaluation says so; False where the disk has no room."""
+        if self._board.phase != Phase.DONE or child.name != evaluation_name("finetuned", self._config.online_steps):
+            return True
+        # The learner, which keeps the others, has left; its last checkpoint is of the version scored last.
+        scored = [record for record in self._run.evaluations() if record["label"] == "finetuned"]
+        try:
             best.note(self._run, scored[-1], (self._run.checkpoints / "LATEST").read_text())
+        except OSError as error:
+            if not no_space(error):
+                raise
+            return False
+        return True
 
     def _report_switch(self) -> None:
         """Say what fine-tuning starts from, once the pretrained policy has been scored."""

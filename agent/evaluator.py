@@ -42,7 +42,7 @@ def score_version(run: RunDirectory, version: int, label: str, step: int, episod
         label=label, online_steps=step, policy_version=version, updates=runner.contract.step,
         seconds=round(time.monotonic() - started, 2), **score.to_json(),
     )  # fmt: skip
-    record_score(run, **record)
+    record_score(run, beat, **record)
     draw_curves(run, record, policy_path(run.policies, version))
 
 
@@ -72,8 +72,8 @@ def draw_video(run: RunDirectory, record: dict[str, Any], policy: Path, *, seed:
     return video
 
 
-def record_score(run: RunDirectory, **values: Any) -> None:
-    """Add the line; a full disk is waited for, since the episodes would have to be run again."""
+def record_score(run: RunDirectory, beat: Path, **values: Any) -> None:
+    """Add the line; a full disk is waited for, since the episodes would have to be run again. `beat` shows life."""
     while True:
         try:
             run.metric("evaluation", **values)
@@ -81,6 +81,7 @@ def record_score(run: RunDirectory, **values: Any) -> None:
         except OSError as error:
             if not no_space(error):
                 raise
+        beat.touch()
         time.sleep(RETRY_SECONDS)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -77,19 +77,24 @@ class Execution:
                 "with --precision float32, or scale the rewards down",
             )
 
-    @contextmanager
-    def alive(self) -> Iterator[None]:
-        """Heartbeats while a compiler or exporter works for longer than the supervisor waits."""
-        done = threading.Event()
+    def alive(self) -> AbstractContextManager[None]:
+        """Heartbeats while a compiler or exporter works."""
+        return beating(self._board)
 
-        def beat() -> None:
-            while not done.wait(1.0):
-                self._board.beat()
 
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+@contextmanager
+def beating(board: Board) -> Iterator[None]:
+    """The learner's heartbeats while something works for longer than the supervisor waits."""
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(1.0):
+            board.beat()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from agent.config import GuardConfig
 
@@ -24,19 +24,20 @@ class Guard:
     guard.holds(online_steps) -> whether actor updates are paused
     """
 
-    def __init__(self, config: GuardConfig) -> None:
-        self._config = config
+    def __init__(self, config: GuardConfig, *, order: Literal["policy_version", "updates"] = "policy_version") -> None:
+        """`order`: the entry of the records that only grows: a crash takes updates back, and lockstep repeats those."""
+        self._config, self._order = config, order
         self._pretrained: Mapping[str, Any] | None = None
         self._window: list[Mapping[str, Any]] = []
-        self._since_updates = -1
+        self._since = 0
         self._held_until = -1
 
     def add(self, record: Mapping[str, Any]) -> str | None:
         """Take one evaluation into account; the alarm that it raises, if any."""
         if record["label"] == "pretrained":
             self._pretrained = record
-        # Policies up to an alarm's are those that it has dealt with.
-        elif record["label"] == "curve" and record["updates"] > self._since_updates:
+        # An alarm has dealt with the policies before it.
+        elif record["label"] == "curve" and record[self._order] >= self._since:
             self._window = [*self._window, record][-self._config.window :]
         if not self._config.enabled or self._pretrained is None or len(self._window) < self._config.window:
             return None
@@ -50,9 +51,9 @@ class Guard:
             f"{self._config.standard_errors:g}·SE of the pretrained policy's {self._pretrained['mean']:.4g}"
         )
 
-    def hold(self, *, online_steps: int, updates: int) -> None:
-        """Pause actor updates from here on; evaluations of policies of up to so many `updates` count no more."""
-        self._window, self._since_updates = [], updates
+    def hold(self, *, online_steps: int, since: int) -> None:
+        """Pause actor updates from here on; evaluations of policies before `since`, in their order, count no more."""
+        self._window, self._since = [], since
         self._held_until = online_steps + self._config.pause_steps
 
     def holds(self, online_steps: int) -> bool:
@@ -61,11 +62,11 @@ class Guard:
 
     def state_dict(self) -> dict[str, int]:
         """JSON-able; evaluations are read again from metrics.jsonl."""
-        return {"since_updates": self._since_updates, "held_until": self._held_until}
+        return {"since": self._since, "held_until": self._held_until}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Restore what `state_dict` gave."""
-        self._since_updates, self._held_until = int(state["since_updates"]), int(state["held_until"])
+        self._since, self._held_until = int(state["since"]), int(state["held_until"])
 
 
 def squared_error(record: Mapping[str, Any]) -> float:

@@ -28,7 +28,7 @@ from agent.data_checks import oddities
 from agent.diagnostics import Diagnostics
 from agent.divergence import check_bounds, check_finite
 from agent.errors import RunError
-from agent.execution import Execution
+from agent.execution import Execution, beating
 from agent.exploration import Exploration
 from agent.feeding import Feed, Sampler, batches_ahead
 from agent.finetuning import finetune
@@ -85,7 +85,9 @@ class Learner:
         self.writer = CheckpointWriter(run.checkpoints, keep=config.checkpoint.keep)
         # A learner that is killed more often than it saves would never get on.
         self.save_every = max(1, config.checkpoint.every_updates >> board[Slot.LEARNER_DEATHS])
-        self.oversight = Oversight(run, config.guard, board, self.algorithm, self.log, self.writer)
+        self.oversight = Oversight(
+            run, config.guard, board, self.algorithm, self.log, self.writer, lockstep=not config.online.collectors
+        )
         self.feed: Feed | None = None
         self.lockstep: Lockstep | None = None
         self._lockstep_state: dict[str, Any] | None = None
@@ -212,7 +214,7 @@ class Learner:
         board = self.board
         # The board is a hint that a power loss may take back; the streams' commits are not.
         collected = max(board.online_steps(), Store.open(self.run.replay).num_steps)
-        self.ratio.rebase(collected)
+        self.ratio.resume(collected)
         board[Slot.PHASE] = Phase.WARMUP
 
     def await_warmup(self) -> None:
@@ -227,6 +229,13 @@ class Learner:
         # From now on collectors stand still where the newest version is old, and the warm-up may have been long.
         self.publication.publish()
         board[Slot.PHASE] = Phase.ONLINE
+        # The shortest warm-up leaves no step whose successor is known; the limiter lets more come.
+        while self.config.online.offline_fraction < 1.0 and not Store.open(self.run.replay).num_steps:
+            if self.stopping():
+                return
+            self.publication.maybe()
+            self.waiting(0.01)
+            time.sleep(0.01)
 
     def await_last_steps(self) -> bool:
         """Wait for the steps by which the updates are ahead, within the tolerance; False if asked to stop before."""
@@ -296,7 +305,7 @@ class Learner:
                 "algorithm": self.algorithm.name,
                 "numbers": state["numbers"],
                 **self.batches.state_dict(self.feed),
-                "limiter": self.ratio.limiter.state_dict(),
+                "limiter": self.ratio.state_dict(),
                 "lockstep": self.lockstep.state_dict() if self.lockstep else None,
                 "policy_version": self.publication.version if self.publication else self._saved_version,
                 "layout_fingerprint": self.store.spec.layout_fingerprint,
@@ -309,8 +318,11 @@ class Learner:
             first=lambda: {"watermark": Store.open(self.run.replay).sync()},
         )
         self.blocked_ms = max(self.blocked_ms, 1e3 * (time.perf_counter() - started))
-        if wait and (failure := self.writer.wait()):
-            raise RunError(f"{failure}; the same command then resumes from the checkpoint before")
+        if wait:
+            with beating(self.board):  # a slow disk
+                failure = self.writer.wait()
+            if failure:
+                raise RunError(f"{failure}; the same command then resumes from the checkpoint before")
 
     def check(self, result: dict[str, Tensor]) -> None:
         """DivergenceError if the last update's values are not finite or out of all bounds."""
@@ -334,7 +346,7 @@ class Learner:
         tensors = self.exploration.load(tensors)
         self.algorithm.load_state_dict({"tensors": tensors, "numbers": state["numbers"]})
         if self.batches.load_state_dict(state):
-            self.ratio.limiter.load_state_dict(state["limiter"])
+            self.ratio.load_state_dict(state["limiter"])
         self._lockstep_state = state.get("lockstep")
         self._saved_version = int(state["policy_version"])
         self.execution.resume(state.get("execution"))
@@ -351,9 +363,11 @@ def run_learner(run: RunDirectory) -> None:
     config = run.load_config()
     torch.set_num_threads(config.threads)
     keep_freed_memory()
-    learner = Learner(run, config, board, stopping)
+    with beating(board):  # a large store may be cold
+        learner = Learner(run, config, board, stopping)
     try:
-        learner.restore()
+        with beating(board):
+            learner.restore()
         learner.log.open()
         learner.train()
     except OSError as error:

@@ -34,6 +34,8 @@ from agent.collector import COLLECTOR_BRANCH, intervention_of, stream_name
 from agent.errors import RunError
 from agent.faults import FaultBudget
 from agent.feeding import Feed
+from agent.full_disk import DiskPatience
+from agent.incidents import Incidents
 from agent.latest_policy import LatestPolicy
 from agent.repeating import Differs, LocalEnv, RepeatingWriter
 from envs.errors import EnvError, EnvFault
@@ -94,6 +96,7 @@ class Lockstep:
                 by_episode=config.online.swap == "episode",
             ),
             on_fault=self._note, slots=self._slots, rng=self._rng,
+            patiently=DiskPatience(Incidents(run), self._slots, self._stopping),
         )  # fmt: skip
 
     def __enter__(self) -> Lockstep:
@@ -191,9 +194,19 @@ class Lockstep:
             self._learner.oversight.hold(self._writer.steps)
         self._show_phase()
 
+    def _stopping(self) -> bool:
+        """Asked while a write waits for space."""
+        self._learner.board.beat()
+        return self._learner.stopping()
+
     def _publish(self, weights: Mapping[str, np.ndarray]) -> None:
         before = self._publication.version
         self._publication.publish(weights)
+        while self._learner.board[Slot.DISK_FULL] and not self._learner.stopping():
+            # Going on with the policy before would not be what a repetition does.
+            time.sleep(WAIT_SECONDS)
+            self._learner.waiting(WAIT_SECONDS)
+            self._publication.publish(weights)
         if self._publication.version > before:  # not refused
             self._published = weights
 
@@ -286,7 +299,7 @@ class Lockstep:
             np.random.SeedSequence([learner.config.seed, COLLECTOR_BRANCH, self._writer.steps])
         ).bit_generator.state
         learner.run.event("lockstep_differs", f"{why}: goes on from the stream's end, not bit-exactly")
-        learner.ratio.rebase(self._writer.steps)
+        learner.ratio.resume(self._writer.steps)
         self._collection.count()
 
 

@@ -19,6 +19,7 @@ from agent.checkpoint_writer import CheckpointWriter
 from agent.config import GuardConfig
 from agent.files import Follower, write_atomic
 from agent.guard import Guard
+from agent.incidents import no_space
 from agent.publish import published_versions
 from agent.run_directory import RunDirectory
 from agent.training_log import TrainingLog
@@ -29,13 +30,16 @@ class Oversight:
 
     def __init__(
         self, run: RunDirectory, config: GuardConfig, board: Board, algorithm: Algorithm[Any], log: TrainingLog,
-        writer: CheckpointWriter,
+        writer: CheckpointWriter, *, lockstep: bool = False,
     ) -> None:  # fmt: skip
         self._run, self._board, self._algorithm, self._log, self._writer = run, board, algorithm, log, writer
-        self.guard = Guard(config)
+        self._lockstep = lockstep
+        self.guard = Guard(config, order="updates" if lockstep else "policy_version")
         self._lines = Follower(run.metrics)
         self._pretrained: dict[str, torch.Tensor] | None = None
         self._pending: dict[int, int] = {}
+        self._unnoted: list[Mapping[str, Any]] = []
+        "Evaluations for whose note the disk had no room."
         self._scored = board[Slot.SCORED_VERSION]
         self._first = 0
         # What the board still says is of a learner that has died, perhaps past the checkpoint.
@@ -86,8 +90,12 @@ class Oversight:
             # The present state is not the first version's, which may be scored again at any time.
             if version not in self._pending and version != self._first:
                 self.expect(version, save)
+        unnoted, self._unnoted = self._unnoted, []
+        for record in unnoted:
+            self._note_best(record)
         for record in self._lines.new("evaluation"):
             self.judge(record, online_steps=online_steps, publish=publish)
+        self._forget_failed()
         self.hold(online_steps)
 
     def expect(self, version: int, save: Callable[[], None]) -> None:
@@ -112,9 +120,11 @@ class Oversight:
     def _roll_back(self, alarm: str, online_steps: int, publish: Callable[[], None]) -> None:
         assert self._pretrained is not None
         self._algorithm.set_actor(self._pretrained)
-        publish()
+        following = self._board[Slot.POLICY_VERSION] + 1
+        publish()  # perhaps later, where the disk is full
         version = self._board[Slot.POLICY_VERSION]
-        self.guard.hold(online_steps=online_steps, updates=self._algorithm.updates)
+        since = self._algorithm.updates + 1 if self._lockstep else following
+        self.guard.hold(online_steps=online_steps, since=since)
         self._log.event(
             "guard", f"{alarm}: back to the pretrained policy, actor updates paused", policy_version=version,
             online_steps=online_steps,
@@ -122,14 +132,31 @@ class Oversight:
 
     def _note_best(self, record: Mapping[str, Any]) -> None:
         """Keep the checkpoint of the best evaluation so far, and let go of the one before."""
-        step = self._pending.pop(int(record["policy_version"]), None)
-        if step is None:
+        version = int(record["policy_version"])
+        if version not in self._pending:
             return
-        name = folder_name(step)
-        if best.note(self._run, record, name):
-            self._writer.spare.intersection_update({name, *map(folder_name, self._pending.values())})
-        elif step not in self._pending.values() and name != best.read(self._run).get("checkpoint"):
-            self._writer.spare.discard(name)
+        try:
+            best.note(self._run, record, folder_name(self._pending[version]))
+        except OSError as error:
+            if not no_space(error):
+                raise
+            self._unnoted.append(record)
+            return
+        del self._pending[version]
+        self._let_go()
+
+    def _forget_failed(self) -> None:
+        """Of evaluations that ended without a score; one at a time is made, and the first version's is made again."""
+        kept = {self._first, self._scored, *(int(record["policy_version"]) for record in self._unnoted)}
+        if failed := self._pending.keys() - kept:
+            for version in failed:
+                del self._pending[version]
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let the checkpoints be pruned that neither are the best nor wait for a score."""
+        kept = {best.read(self._run).get("checkpoint"), *map(folder_name, self._pending.values())}
+        self._writer.spare.intersection_update(kept)
 
     def _expect(self, version: int) -> None:
         """Let the checkpoint of the present state stay until `version` has its score."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from agent.algorithms.base import Algorithm
@@ -21,6 +22,8 @@ class Ratio:
             tolerance_steps=config.online.tolerance_steps,
             base_steps=config.online.warmup_steps,
         )
+        self._collected = 0
+        "Online steps at the checkpoint that this learner began with."
 
     def online_updates(self) -> int:
         """Gradient steps since the switch."""
@@ -31,14 +34,26 @@ class Ratio:
         steps_left = self._config.online_steps - self.limiter.base_steps
         return self.limiter.base_updates + max(0, round(self._config.online.utd * steps_left))
 
-    def rebase(self, collected: int) -> None:
-        """Count from the steps `collected` on, where they are past those counted from so far (at first the warm-up's).
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able: the limiter's, and how far collecting was."""
+        return {**self.limiter.state_dict(), "collected": self._board.online_steps()}
 
-        Updates lost since the checkpoint (pretraining's too) are forgiven, not made up for in a burst.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.limiter.load_state_dict(state)
+        self._collected = int(state["collected"])
+
+    def resume(self, collected: int) -> None:
+        """Go on at the steps `collected`.
+
+        What was collected since the checkpoint asks for no updates: those are lost (pretraining's too, with a warm-up
+        that went on), and would be made up for in a burst. Whoever was ahead at the checkpoint still is.
         """
-        if collected > self.limiter.base_steps:
-            forgiven = self.limiter.rebase(collected, self.online_updates())
+        since = collected - max(self._collected, self.limiter.base_steps)
+        if since > 0:
+            forgiven = self.limiter.forgive(since)
             self._log.event("limiter_rebased", f"forgave a deficit of {forgiven:.0f} updates", deficit=forgiven)
+        self._collected = max(collected, self._collected)
         self.show()
 
     def show(self) -> None:

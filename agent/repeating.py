@@ -155,6 +155,7 @@ class LocalEnv:
 
     def _launch(self) -> None:
         self._env = self._build()
+        self._env.columns = self._columns
 
     def _reset(self, seed: int) -> None:
         assert self._env is not None

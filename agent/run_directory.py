@@ -109,7 +109,7 @@ class RunDirectory:
                     f"{self.path} belongs to another configuration ({'; '.join(differences[:3])}): "
                     "repeat its command to resume it, or choose another --out"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - {self.lock}):
             raise RunError(f"{self.path} exists and is not a run directory: choose another --out")
 
     def save_config(self, config: TrainConfig) -> None:
@@ -122,9 +122,12 @@ class RunDirectory:
     def exclusive(self) -> Iterator[int]:
         """Hold the run for this process and the children that inherit the yielded file descriptor.
 
-        RunError naming the pid of another agent that holds it. Where that one was killed, its children hold the lock
-        until they have saved and left; they are waited for.
+        Makes the folder, and takes it away again where no run came of it. RunError naming the pid of another agent that
+        holds it. Where that one was killed, its children hold the lock until they have saved and left; they are waited
+        for.
         """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self.path.mkdir(parents=True, exist_ok=True)
         with self.lock.open("a+") as file:
             deadline = time.monotonic() + ORPHAN_SECONDS
             while True:
@@ -144,7 +147,14 @@ class RunDirectory:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
-            yield file.fileno()
+            try:
+                yield file.fileno()
+            finally:
+                if not self.config.exists():
+                    with contextlib.suppress(OSError):
+                        self.lock.unlink()
+                        for folder in made:
+                            folder.rmdir()
 
     def event(self, kind: str, message: str, **details: Any) -> None:
         """Record an incident or a turning point."""

@@ -6,10 +6,9 @@ starts them again from the last checkpoint and the streams' last commits.
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from agent import checkpoint
 from agent.board import Board, CollectorSlot, Phase, Slot
@@ -22,12 +21,13 @@ from agent.run_directory import RunDirectory
 from agent.run_status import RunStatus
 
 RESTARTS_WITHOUT_PROGRESS = 5
-RESTART_WINDOW_SECONDS = 600.0
 FIRST_BACKOFF_SECONDS = 0.25
 HANG_SECONDS = 30.0
+STARTING_FACTOR = 4
+RESTART_WINDOW_SECONDS = 2 * RESTARTS_WITHOUT_PROGRESS * STARTING_FACTOR * HANG_SECONDS
+"""Longer than a child takes that is killed that often for want of any sign of life."""
 STOP_SECONDS = 9.0
 STARTING_SECONDS = 2.0
-STARTING_FACTOR = 4
 POLL_SECONDS = 0.05
 
 
@@ -171,26 +171,36 @@ class Supervisor:
     def stop(self) -> None:
         """Ask everyone to finish the current step, save and leave; kill whoever takes longer than the promise."""
         self.board[Slot.STOP] = 1
-        deadline = time.monotonic() + STOP_SECONDS
-        for child in (*self.evaluations.running, self.learner, *self.collectors):
-            if child.process is None or child.process.poll() is not None:
-                continue
-            if child in self.evaluations.running:
+        asked = time.monotonic()
+        for child in self.evaluations.running:
+            if child.process is not None:
                 child.process.terminate()
-            elif self.board.phase == Phase.STARTING:
-                # A learner that still imports torch does not look at the board, and has nothing to save.
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.process.wait(STARTING_SECONDS)
-                child.process.terminate()
-            try:
-                child.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+        others = [self.learner, *self.collectors]
+        if self.board.phase == Phase.STARTING:
+            # Who still imports does not look at the board, and has nothing to save.
+            for process in self._left(others, until=asked + STARTING_SECONDS):
+                process.terminate()
+        everyone = [*self.evaluations.running, *others]
+        left = self._left(everyone, until=asked + STOP_SECONDS)
+        for child in everyone:
+            if child.process in left:
                 self.incidents.event(
                     "killed", f"{child.name} did not stop within {STOP_SECONDS:.0f} s", process=child.name
                 )
                 child.process.kill()
                 child.process.wait()
         self.write_status(force=True)
+
+    @staticmethod
+    def _left(children: Iterable[Child], *, until: float) -> list[subprocess.Popen[bytes]]:
+        """The processes of `children` that have not ended by `until`."""
+        left = []
+        for process in (child.process for child in children if child.process is not None):
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                left.append(process)
+        return left
 
     def write_status(self, *, force: bool = False) -> None:
         """status.json once a second: what the run is doing now."""

@@ -47,16 +47,15 @@ def train(
         check_installed(config.tracker)
     run = RunDirectory(config.out)
     run.check_belongs_to(config)
-    with writable(run):
-        if not run.preparation.exists():
-            set_up(run, config)
-    if is_complete(run, config):
+    if run.preparation.exists() and is_complete(run, config):
         return {**summary(run, config), "finished": True}
-    with writable(run):
-        (run.path / ".writable").touch()
-        (run.path / ".writable").unlink()
-    with run.exclusive() as lock:
-        run.save_config(config)
+    with contextlib.ExitStack() as held:
+        with writable(run):
+            lock = held.enter_context(run.exclusive())
+            run.check_belongs_to(config)  # somebody else may have made it since
+            if not run.preparation.exists():
+                set_up(run, config)
+            run.save_config(config)
         supervisor = Supervisor(run, config, lock=lock, stopping=stopping or StopSignal())
         with tracking(run, config.tracker):
             finished = supervisor.train(on_tick)

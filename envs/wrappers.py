@@ -9,7 +9,7 @@ Shapes: O observation size, A action size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from gymnasium import spaces
 from envs.errors import EnvError, EnvFault, one_line
 
 FloatArray = npt.NDArray[np.float32]
+LARGEST = float(np.finfo(np.float32).max)
+"""What is stored is float32: a reward beyond would be infinity there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,6 +202,8 @@ class FlatEnv(gymnasium.Wrapper[FloatArray, FloatArray, Any, Any]):
         self.action_low, self.action_high = self._low.astype(np.float32), self._high.astype(np.float32)
         self._limit = math.inf if max_episode_steps is None else max_episode_steps
         self._success_of = success_of
+        self.columns: Sequence[str] = ()
+        """Keys of the step's info that are to be stored: numbers then, or a fault; 0 where absent."""
         self._inner_step = env.step
         self._simulation = _mujoco_data(env)
         self._time = 0.0
@@ -252,10 +256,13 @@ class FlatEnv(gymnasium.Wrapper[FloatArray, FloatArray, Any, Any]):
                 info["success"] = self._success_of(info)
             if self._simulation is not None:
                 self._check_divergence(self._simulation)
+            for name in self.columns:
+                if not abs(value := float(info.get(name, 0.0))) <= LARGEST:
+                    raise _Nonsense(f"the info {name} is {value}")
+            if not abs(reward) <= LARGEST:
+                raise _Nonsense(f"the reward is {reward}")
         except Exception as error:
             raise EnvFault(self.env_id, step, _what(error)) from error
-        if not math.isfinite(reward):
-            raise EnvFault(self.env_id, step, f"the reward is {reward}")
         terminated, truncated = bool(terminated), bool(truncated) or step >= self._limit
         if not (terminated or truncated):
             self._steps = step
@@ -265,7 +272,7 @@ class FlatEnv(gymnasium.Wrapper[FloatArray, FloatArray, Any, Any]):
         """MuJoCo answers an exploding state by resetting itself without a word: only its clock tells, by going back."""
         now = simulation.time
         if now <= self._time:
-            raise _Diverged("the simulation became unstable and MuJoCo reset it in mid-episode")
+            raise _Nonsense("the simulation became unstable and MuJoCo reset it in mid-episode")
         self._time = now
 
     @np.errstate(over="ignore", invalid="ignore")
@@ -283,8 +290,8 @@ class FlatEnv(gymnasium.Wrapper[FloatArray, FloatArray, Any, Any]):
         return clipped if clipped.shape == self._action_shape else clipped.reshape(self._action_shape)
 
 
-class _Diverged(Exception):
-    """The physics blew up; carries the whole message of the fault."""
+class _Nonsense(Exception):
+    """The physics blew up, or a number is none; carries the whole message of the fault."""
 
 
 def _mujoco_data(env: gymnasium.Env[Any, Any]) -> Any:
@@ -295,5 +302,5 @@ def _mujoco_data(env: gymnasium.Env[Any, Any]) -> Any:
 
 def _what(error: Exception) -> str:
     """What happened, for the message of a fault; our own findings need no exception name."""
-    ours = isinstance(error, BadObservation | _Diverged)
+    ours = isinstance(error, BadObservation | _Nonsense)
     return str(error) if ours else f"{type(error).__name__}: {error}"

@@ -54,11 +54,10 @@ class Limiter:
         # The second term only matters where rounding would leave both sides refused.
         return self.deficit(steps, updates) <= self.slack - self.utd or not self.may_update(steps, updates)
 
-    def rebase(self, steps: int, updates: int) -> float:
-        """Count from here on: no burst after a resume or a rollback. Returns the forgiven deficit, in updates."""
-        forgiven = self.deficit(steps, updates)
-        self.base_steps, self.base_updates = steps, updates
-        return forgiven
+    def forgive(self, steps: int) -> float:
+        """Let so many steps more not count; returns the updates that they would have asked for."""
+        self.base_steps += steps
+        return self.utd * steps
 
     def state_dict(self) -> dict[str, Any]:
         """Settings and base, JSON-able."""
@@ -70,5 +69,5 @@ class Limiter:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the base. `utd` and tolerance stay as constructed: call `rebase` where utd differs from the saved."""
+        """Restore the base; `utd` and tolerance stay as constructed."""
         self.base_steps, self.base_updates = int(state["base_steps"]), int(state["base_updates"])

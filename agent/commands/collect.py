@@ -111,6 +111,7 @@ class Recording:
 
     def __init__(self, writer: StreamWriter, env: FlatEnv, info: tuple[str, ...]) -> None:
         self._writer, self._env, self._info = writer, env, info
+        env.columns = info
         self._last: Step | None = None
         self._return = 0.0
         self.returns: list[float] = []

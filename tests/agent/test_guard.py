@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,15 @@ from agent.board import Board, Slot
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import GuardConfig
 from agent.evaluations import switch_report
+from agent.evaluator import record_score
 from agent.files import Follower, read_lines
 from agent.guard import Guard
 from agent.oversight import Oversight
 from agent.run_directory import RunDirectory
 from agent.training_log import TrainingLog
 from tests.agent.learners import learn, make_learner
+from tests.faults.test_full_disk_training import fill
+from tests.small_disk import mounted
 
 
 def score(label: str, mean: float, *, std: float = 1.0, episodes: int = 25, version: int = 1) -> dict[str, Any]:
@@ -60,7 +66,7 @@ def test_after_an_alarm_older_policies_count_no_more_and_the_pause_ends() -> Non
     guard = Guard(GuardConfig(window=1, pause_steps=500))
     guard.add(PRETRAINED)
     assert guard.add(score("curve", 0.0, version=5))
-    guard.hold(online_steps=1000, updates=80)
+    guard.hold(online_steps=1000, since=9)
     assert guard.holds(1499)
     assert not guard.holds(1500)
     assert guard.add(score("curve", 0.0, version=8)) is None
@@ -99,6 +105,7 @@ class Overseen:
         return np.concatenate([v.ravel() for v in self.algorithm.actor.exported_weights().values()])
 
     def evaluation(self, label: str, mean: float, *, version: int) -> None:
+        self.board[Slot.POLICY_VERSION] = max(version, self.board[Slot.POLICY_VERSION])
         self.run.metric("evaluation", online_steps=0, **score(label, mean, version=version))
 
     def publish(self) -> None:
@@ -198,6 +205,84 @@ def test_an_alarm_whose_evaluation_ended_while_no_learner_was_there_is_acted_on(
     second.look(online_steps=1001)
     assert len(second.published) == 1
     second.writer.close()
+
+
+def test_an_alarm_dealt_with_by_a_learner_that_had_lost_updates_is_not_raised_again(tmp_path: Path) -> None:
+    first = switched(tmp_path)
+    before = first.oversight.state_dict()
+    learn(first.algorithm, np.random.default_rng(0), 20)
+    first.evaluation("curve", 0.0, version=2)
+    first.look(online_steps=1000)
+    first.writer.close()
+    # Killed before its next checkpoint: the next has fewer updates than the policies scored so far.
+    second = Overseen(tmp_path)
+    learn(second.algorithm, np.random.default_rng(0), 5)
+    second.oversight.load_state_dict(before)
+    second.oversight.begin(online_updates=5, online_steps=1000, publish=second.publish)
+    assert len(second.published) == 1
+    after = second.oversight.state_dict()
+    second.writer.close()
+    third = Overseen(tmp_path)
+    third.oversight.load_state_dict(after)
+    third.oversight.begin(online_updates=5, online_steps=1050, publish=third.publish)
+    assert third.published == []
+    third.evaluation("curve", 0.0, version=third.board[Slot.POLICY_VERSION])
+    third.look(online_steps=1060)
+    assert len(third.published) == 1, "a policy since the alarm counts"
+    third.writer.close()
+
+
+def test_checkpoints_of_evaluations_that_failed_are_pruned_like_any_other(tmp_path: Path) -> None:
+    it, rng = switched(tmp_path), np.random.default_rng(0)
+    for version in range(2, 9):  # none of them ever gets its score
+        learn(it.algorithm, rng, 10)
+        it.board[Slot.SCORED_VERSION] = version
+        it.look(online_steps=0)
+        assert it.writer.wait() is None
+        assert it.writer.spare == {f"{it.algorithm.updates:09d}"}
+    assert len(checkpoint.complete(it.run.checkpoints)) <= 3
+    it.evaluation("curve", 5.0, version=8)
+    it.look(online_steps=0)
+    assert json.loads(it.run.best.read_text())["policy_version"] == 8
+    it.writer.close()
+
+
+def test_an_evaluation_that_turns_out_best_on_a_full_disk_is_noted_when_there_is_space(tmp_path: Path) -> None:
+    with mounted(tmp_path, "8m") as disk:
+        it = switched(disk / "run")
+        learn(it.algorithm, np.random.default_rng(0), 10)
+        it.board[Slot.SCORED_VERSION] = 2
+        it.look(online_steps=0)
+        assert it.writer.wait() is None
+        it.evaluation("curve", 20.0, version=2)
+        fill(disk / "filler")
+        it.look(online_steps=0)
+        it.look(online_steps=0)
+        assert not it.run.best.exists()
+        assert it.writer.spare == {"000000010"}
+        (disk / "filler").unlink()
+        it.look(online_steps=0)
+        assert json.loads(it.run.best.read_text())["checkpoint"] == "000000010"
+        it.writer.close()
+
+
+def test_an_evaluation_that_waits_for_space_shows_signs_of_life(tmp_path: Path) -> None:
+    with mounted(tmp_path, "1m") as disk:
+        run = RunDirectory(disk)
+        beat = disk / "beat"
+        beat.touch()
+        fill(disk / "filler")
+        writing = threading.Thread(target=record_score, args=(run, beat), kwargs=score("curve", 1.0), daemon=True)
+        writing.start()
+        for _ in range(2):
+            os.utime(beat, (0.0, 0.0))
+            end = time.monotonic() + 20.0
+            while beat.stat().st_mtime == 0.0:
+                assert time.monotonic() < end, "no sign of life"
+                time.sleep(0.01)
+        (disk / "filler").unlink()
+        writing.join(20.0)
+        assert [record["mean"] for record in run.evaluations()] == [1.0]
 
 
 def published(run: RunDirectory, *versions: int) -> None:

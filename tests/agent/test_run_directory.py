@@ -102,6 +102,28 @@ def test_an_orphan_that_never_leaves_is_reported_not_waited_for_without_end(
             pytest.fail("two agents hold one run")
 
 
+def test_a_run_that_another_agent_is_setting_up_is_neither_set_up_nor_released(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "runs" / "new")
+    with another_agent(run) as process:
+        run.check_belongs_to(CONFIG)
+        with pytest.raises(RunError, match=f"in use by the agent with pid {process.pid}"), run.exclusive():
+            pytest.fail("two agents set up one run")
+        assert run.lock.exists()
+
+
+def test_a_set_up_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "runs" / "new")
+    with pytest.raises(ZeroDivisionError), run.exclusive():
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    run.path.mkdir(parents=True)
+    run.lock.touch()  # of an agent that was killed while it set up
+    run.check_belongs_to(CONFIG)
+    with pytest.raises(ZeroDivisionError), run.exclusive():
+        raise ZeroDivisionError
+    assert list(run.path.iterdir()) == []
+
+
 def test_the_run_is_free_again_afterwards(run: RunDirectory) -> None:
     with run.exclusive():
         pass

@@ -128,6 +128,12 @@ def test_a_child_without_a_sign_of_life_is_killed_after_the_time_that_its_event_
     assert second - first > float(message.split()[-3]) - 1.0  # its interpreter had started before
 
 
+def test_a_child_that_never_gives_a_sign_of_life_is_not_restarted_for_ever() -> None:
+    patience = supervisor.STARTING_FACTOR * supervisor.HANG_SECONDS
+    waits = sum(supervisor.FIRST_BACKOFF_SECONDS * 2**death for death in range(RESTARTS_WITHOUT_PROGRESS))
+    assert (RESTARTS_WITHOUT_PROGRESS + 1) * patience + waits < supervisor.RESTART_WINDOW_SECONDS
+
+
 def test_a_stop_is_obeyed_without_force(run: RunDirectory) -> None:
     finished, supervising = supervise(run, "stops when asked", seconds=1.0)
     assert not finished

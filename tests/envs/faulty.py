@@ -53,6 +53,7 @@ class FaultyEnv(gymnasium.Env[Any, Any]):
         step = int(self._buffer[0])
         observation: Any = self._buffer
         reward = 1.0
+        figure: float | str = 0.5
         if step == self.at:
             match self.fault:
                 case "raise":
@@ -67,7 +68,13 @@ class FaultyEnv(gymnasium.Env[Any, Any]):
                     observation = np.zeros(4)
                 case "reward":
                     reward = float("nan")
-        return observation, reward, step == self.terminate_at, False, {"note": "kept"}
+                case "large reward":
+                    reward = 1e39
+                case "figure":
+                    figure = float("nan")
+                case "word":
+                    figure = "none"
+        return observation, reward, step == self.terminate_at, False, {"note": "kept", "figure": figure}
 
 
 gymnasium.register("Faulty-v0", FaultyEnv, max_episode_steps=20, disable_env_checker=True)

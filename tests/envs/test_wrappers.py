@@ -126,10 +126,14 @@ def test_an_action_of_the_wrong_size_is_refused() -> None:
         ("too large", r"observation 'observation'\[0\] is inf"),
         ("shape", r"shape \(4,\) instead of \(3,\)"),
         ("reward", "reward is nan"),
+        ("large reward", r"reward is 1e\+39"),
+        ("figure", "info figure is nan"),
+        ("word", "ValueError: could not convert string to float"),
     ],
 )
 def test_whatever_the_environment_does_wrong_is_a_fault_naming_it_and_the_step(fault: str, what: str) -> None:
     env = make_env(FAULTY, kwargs={"fault": fault, "at": 3})
+    env.columns = ("figure", "absent")
     env.reset()
     env.step(np.zeros(2))
     env.step(np.zeros(2))

@@ -99,6 +99,12 @@ def test_an_environment_that_only_fails_ends_the_run_with_its_message(cart: Path
     assert 1 < len(faults) < 10
 
 
+def test_the_shortest_warm_up_waits_for_a_step_whose_successor_is_known(cart: Path) -> None:
+    short = ("--online-steps", 40, "--online.warmup-steps", 1, "--online.rate", 20, "--online.tolerance-steps", 5)
+    said = outcome(*train("SoundCart-v0", "short"), *short, cwd=cart, extra=EXTRA)
+    assert said["finished"] is True
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(("env", "kind"), [("HangingCart-v0", "env_hung"), ("DyingCart-v0", "env_fault")])
 def test_an_environment_that_hangs_or_dies_is_replaced_without_a_restart(cart: Path, env: str, kind: str) -> None:

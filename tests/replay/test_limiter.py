@@ -45,14 +45,13 @@ def test_updates_stay_within_tolerance_whichever_side_is_faster(utd: float, tole
     assert steps > 0 and updates > 0
 
 
-def test_a_resume_forgives_the_deficit_and_never_bursts() -> None:
-    limiter = Limiter(utd=1.0, tolerance_steps=10, base_steps=100, base_updates=500)
-    assert limiter.deficit(100, 500) == 0.0
-    assert limiter.rebase(1100, 600) == 900.0
-    burst = 0
-    while limiter.may_update(1100, 600 + burst):
-        burst += 1
-    assert burst <= 10
+@pytest.mark.parametrize("ahead", [-15.0, 0.0, 15.0])
+def test_forgiven_steps_ask_for_no_update_and_whoever_was_ahead_still_is(ahead: float) -> None:
+    limiter = Limiter(utd=2.0, tolerance_steps=10, base_steps=100, base_updates=500)
+    updates = 600 + int(ahead)
+    assert limiter.deficit(150, updates) == -ahead
+    assert limiter.forgive(1000) == 2000.0  # collected since the checkpoint, whose updates are lost
+    assert limiter.deficit(1150, updates) == -ahead
 
 
 def test_state_survives_json_and_preloaded_data_does_not_count() -> None:
