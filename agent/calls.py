@@ -158,6 +158,6 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Path:
 
 def status(run: str | Path) -> dict[str, Any]:
     """`slipway status --json`: what a run is doing now."""
-    from agent.commands.status import gather
+    from agent.commands.status import Watched
 
-    return gather(RunDirectory(Path(run)))
+    return Watched(RunDirectory(Path(run))).status()

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,10 @@ class Follower:
 
     def new(self, kind: str = "") -> list[dict[str, Any]]:
         """The complete lines since the last call, of one `kind` if given; one still being written comes later."""
-        found = []
+        return list(self.each(kind))
+
+    def each(self, kind: str = "") -> Iterator[dict[str, Any]]:
+        """As `new`, one at a time: no more of a long file is held."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.offset)
@@ -90,10 +94,9 @@ class Follower:
                     if not line.endswith(b"\n"):
                         break
                     self.offset += len(line)
-                    found += parse_line(line, kind)
+                    yield from parse_line(line, kind)
         except FileNotFoundError:
             pass
-        return found
 
 
 def read_lines(path: Path, kind: str = "") -> list[dict[str, Any]]:

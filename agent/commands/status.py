@@ -18,7 +18,7 @@ from rich.live import Live
 
 from agent.console import results, write_json
 from agent.errors import RunError
-from agent.files import read_lines
+from agent.files import Follower
 from agent.run_directory import TURNING_POINTS, RunDirectory
 from agent.status_view import PHASES, line, panel
 from replay.processes import alive
@@ -57,9 +57,8 @@ class Args:
 
 def run(args: Args) -> int:
     """Print the status, once or again and again."""
-    directory = RunDirectory(args.run)
-    history: History = deque()
-    status = observed(directory, history)
+    watched = Watched(RunDirectory(args.run))
+    status = watched.status()
     if args.json:
         write_json(status)
     elif not results.is_terminal:
@@ -71,12 +70,12 @@ def run(args: Args) -> int:
         with Live(panel(status), console=results, refresh_per_second=4, vertical_overflow="visible") as live:
             while status["running"]:
                 time.sleep(REFRESH_SECONDS)
-                status = observed(directory, history)
+                status = watched.status()
                 live.update(panel(status))
         return 0
     while args.watch and status["running"]:
         time.sleep(REFRESH_SECONDS if args.json else PLAIN_SECONDS)
-        status = observed(directory, history)
+        status = watched.status()
         if args.json:
             write_json(status)
         else:
@@ -84,41 +83,66 @@ def run(args: Args) -> int:
     return 0
 
 
-History = deque[dict[str, Any]]
-"""status.json as it was, oldest first, over the last `RATE_SECONDS`."""
+class Told:
+    """The last of what a run's metrics.jsonl and events.jsonl tell, each line read once."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._metrics, self._events = Follower(directory.metrics), Follower(directory.events)
+        self.evaluations: deque[dict[str, Any]] = deque(maxlen=2)
+        self.training: deque[dict[str, Any]] = deque(maxlen=2)
+        self.incidents = 0
+        self.last_incident: dict[str, Any] = {}
+
+    def read_on(self) -> None:
+        """Take in what is new."""
+        for record in self._metrics.each():
+            if record["kind"] == "evaluation":
+                self.evaluations.append(record)
+            elif record["kind"] == "train":
+                self.training.append(record)
+        for event in self._events.each():
+            if event["kind"] not in TURNING_POINTS:
+                self.incidents += 1
+                self.last_incident = event
 
 
-def observed(directory: RunDirectory, history: History) -> dict[str, Any]:
-    """`gather`, with the rates since the oldest status of `history`, which it joins."""
-    status = gather(directory)
-    history.append(status)
-    while len(history) > 2 and status["time"] - history[0]["time"] > RATE_SECONDS:
-        history.popleft()
-    if status["time"] > history[0]["time"]:
-        status |= rates(history[0], status)
-    return status
+class Watched:
+    """A run that is looked at once or again and again."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory, self._told = directory, Told(directory)
+        self._history: deque[dict[str, Any]] = deque()
+        "status.json as it was, oldest first, over the last `RATE_SECONDS`."
+
+    def status(self) -> dict[str, Any]:
+        """`gather` now, with the rates since the oldest status seen."""
+        self._told.read_on()
+        status, history = gather(self._directory, self._told), self._history
+        history.append(status)
+        while len(history) > 2 and status["time"] - history[0]["time"] > RATE_SECONDS:
+            history.popleft()
+        if status["time"] > history[0]["time"]:
+            status |= rates(history[0], status)
+        return status
 
 
-def gather(directory: RunDirectory) -> dict[str, Any]:
+def gather(directory: RunDirectory, told: Told) -> dict[str, Any]:
     """status.json with what can be said beside it; RunError where the run has none yet."""
     directory.load_config()
     if not directory.status.exists():
         raise RunError(f"{directory.path} has no status yet: its agent has not started")
     status = directory.read_record(directory.status)
     check_status(status, directory.status)
-    metrics, events = read_lines(directory.metrics), read_lines(directory.events)
-    evaluations = [record for record in metrics if record["kind"] == "evaluation"]
-    incidents = [event for event in events if event["kind"] not in TURNING_POINTS]
     status["run"] = str(directory.path)
     status["running"] = not status["stopped"] and alive(status["pid"])
-    status["incidents"] = len(incidents)
-    status["last_incident"] = incidents[-1]["message"] if incidents else None
-    status["last_incident_time"] = incidents[-1]["time"] if incidents else None
-    status["last_evaluation"] = evaluations[-1] if evaluations else None
-    status["evaluation_before"] = evaluations[-2] if len(evaluations) > 1 else None
+    status["incidents"] = told.incidents
+    status["last_incident"] = told.last_incident.get("message")
+    status["last_incident_time"] = told.last_incident.get("time")
+    status["last_evaluation"] = told.evaluations[-1] if told.evaluations else None
+    status["evaluation_before"] = told.evaluations[0] if len(told.evaluations) > 1 else None
     status["replay_bytes"] = sum(512 * file.stat().st_blocks for file in directory.replay.rglob("*") if file.is_file())
     status.setdefault("disk_free_bytes", shutil.disk_usage(directory.path).free)
-    lines = [record for record in metrics if record["kind"] == "train"][-2:]
+    lines = told.training
     status |= dict.fromkeys(COUNTERS)
     if status["running"] and len(lines) == 2 and lines[1]["time"] > lines[0]["time"]:
         # Until there is a history, the learner's last two lines tell.

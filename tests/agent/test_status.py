@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from agent.commands.status import gather, observed
+from agent.commands.status import Watched
 from agent.config import TrainConfig
 from agent.errors import RunError
 from agent.files import append_line, write_atomic
@@ -61,7 +61,7 @@ def shown(status: dict[str, Any], *, now: float = NOW + 2, width: int = 80) -> s
 
 
 def test_everything_that_matters_is_said_without_a_colour(run: RunDirectory) -> None:
-    text = shown({**gather(run), "steps_per_second": 212.4, "updates_per_second": 106.2})
+    text = shown({**Watched(run).status(), "steps_per_second": 212.4, "updates_per_second": 106.2})
     assert "\x1b" not in text
     flat = re.sub(r"[\s│]+", " ", text)
     for expected in (
@@ -78,14 +78,16 @@ def test_everything_that_matters_is_said_without_a_colour(run: RunDirectory) -> 
 def test_returns_have_the_digits_that_tell_the_bounds_apart(run: RunDirectory) -> None:
     plain = {"success": None, "normalized": None, "mean": -1171.26}
     several = {**EVALUATIONS[0], **plain, "ci": [-1179.94, -1162.58]}
-    said = re.sub(r"[\s│]+", " ", shown({**gather(run), "last_evaluation": several, "evaluation_before": None}))
+    said = re.sub(
+        r"[\s│]+", " ", shown({**Watched(run).status(), "last_evaluation": several, "evaluation_before": None})
+    )
     assert "at 10,000 steps: return -1,171.3 (95% -1,179.9 to -1,162.6), " in said
-    said = re.sub(r"[\s│]+", " ", shown({**gather(run), "last_evaluation": {**several, "ci": None}}))
+    said = re.sub(r"[\s│]+", " ", shown({**Watched(run).status(), "last_evaluation": {**several, "ci": None}}))
     assert "return -1,171.3, " in said and "95%" not in said
 
 
 def test_a_paused_actor_and_a_full_disk_are_told(run: RunDirectory) -> None:
-    status = gather(run)
+    status = Watched(run).status()
     quiet = shown(status)
     assert "the guard" not in quiet and "! full" not in quiet
     status["collectors"][0]["paused"] = "disk full"
@@ -95,7 +97,7 @@ def test_a_paused_actor_and_a_full_disk_are_told(run: RunDirectory) -> None:
 
 
 def test_eighty_columns_hold_it(run: RunDirectory) -> None:
-    status = gather(run)
+    status = Watched(run).status()
     for width in (80, 200):
         assert max(map(len, shown({**status, "steps_per_second": 1234.5}, width=width).splitlines())) == 80
         deep = shown({**status, "run": "/very" * 30 + "/deep/door"}, width=width)
@@ -103,42 +105,54 @@ def test_eighty_columns_hold_it(run: RunDirectory) -> None:
 
 
 def test_an_agent_that_fell_silent_or_died_is_not_called_running(run: RunDirectory) -> None:
-    status = gather(run)
+    status = Watched(run).status()
     assert status["running"] and "! no news for 0:42" in shown(status, now=NOW + 42)
     write_atomic(run.status, json.dumps({**STATUS, "pid": 2**22 - 3}).encode())
-    assert "not running, as of" in shown(gather(run))
+    assert "not running, as of" in shown(Watched(run).status())
 
 
 def test_rates_are_those_of_the_last_seconds(run: RunDirectory) -> None:
-    from collections import deque
-
-    history: deque[dict[str, Any]] = deque()
-    assert observed(run, history)["steps_per_second"] is None
+    watched = Watched(run)
+    assert watched.status()["steps_per_second"] is None
     for seconds, steps in ((10, 2000), (40, 2300), (70, 2600)):
         later = {**STATUS, "time": NOW + seconds, "online_steps": STATUS["online_steps"] + steps}
         write_atomic(run.status, json.dumps(later).encode())
-        status = observed(run, history)
+        status = watched.status()
     assert status["steps_per_second"] == pytest.approx(10.0)
+
+
+def test_what_is_told_while_it_is_watched_is_what_a_first_look_tells(run: RunDirectory) -> None:
+    watched = Watched(run)
+    watched.status()
+    for mean in (1.0, 2.0, 3.0):
+        score = {"label": "curve", "mean": mean, "ci": None, "online_steps": int(mean), "success": None}
+        run.metric("evaluation", **score, normalized=None)
+        run.event("env_fault", f"the gripper fell off {mean:.0f} times")
+        again, first = watched.status(), Watched(run).status()
+        for name in ("evaluation_before", "last_evaluation", "incidents", "last_incident", "last_incident_time"):
+            assert again[name] == first[name], name
+    assert (again["evaluation_before"]["mean"], again["last_evaluation"]["mean"]) == (2.0, 3.0)
+    assert again["last_incident"] == "the gripper fell off 3 times"
 
 
 def test_while_pretraining_there_is_no_talk_of_what_has_not_begun(run: RunDirectory) -> None:
     early = {**STATUS, "phase": "pretrain", "pretrain_step": 10, "online_steps": 0, "collectors": []}
     write_atomic(run.status, json.dumps(early).encode())
-    text = shown(gather(run))
+    text = shown(Watched(run).status())
     assert "▶ pretrain" in text and "limiter" not in text and "policy" not in text
 
 
 def test_a_line_says_the_essence(run: RunDirectory) -> None:
-    said = line(gather(run))
+    said = line(Watched(run).status())
     assert said.endswith("online · 345,120 of 1,000,000 steps · curve success 75% · 1 incident")
 
 
 def test_a_run_that_has_not_started_is_told_apart_from_none(run: RunDirectory, tmp_path: Path) -> None:
     run.status.unlink()
     with pytest.raises(RunError, match="has no status yet"):
-        gather(run)
+        Watched(run).status()
     with pytest.raises(RunError, match=r"a run directory \(no config.toml\)"):
-        gather(RunDirectory(tmp_path))
+        Watched(RunDirectory(tmp_path)).status()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +170,7 @@ def test_a_run_that_has_not_started_is_told_apart_from_none(run: RunDirectory, t
 def test_a_damaged_status_is_refused_in_one_line(run: RunDirectory, written: str, words: str) -> None:
     run.status.write_text(written)
     with pytest.raises(RunError, match=words) as refused:
-        gather(run)
+        Watched(run).status()
     assert "\n" not in str(refused.value) and str(run.status) in str(refused.value)
 
 

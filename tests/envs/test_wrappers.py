@@ -233,4 +233,4 @@ def test_it_is_a_gymnasium_environment() -> None:
     env = make_env(FAULTY)
     assert isinstance(env, gymnasium.Env)
     assert env.reset(seed=1)[0] in env.observation_space
-    assert env.step(env.action_space.sample())[4] == {"note": "kept"}
+    assert env.step(env.action_space.sample())[4] == {"note": "kept", "figure": 0.5}
