@@ -74,9 +74,19 @@ def test_a_person_s_action_beyond_float32_is_a_fault(model: bytes) -> None:
 def test_a_last_reading_that_is_none_is_a_fault_and_stays_out_of_the_recording(
     model: bytes, observation: np.ndarray | None, fault: str
 ) -> None:
-    last = replace(say(0.3, reward=2.0, terminated=True), observation=observation)  # type: ignore[arg-type]
     log = Log()
-    robot = ScriptedRobot([say(0.1, first=True), say(0.2, reward=1.0), last, say(0.4, first=True), say(0.5)])
+    robot = ScriptedRobot(
+        [
+            say(0.1, first=True),
+            say(0.2, reward=1.0),
+            say(0.3, reward=2.0, terminated=True),
+            say(0.4, first=True),
+            say(0.5),
+        ]
+    )
+    last = robot.script[2]
+    assert isinstance(last, Reading)
+    robot.script[2] = replace(last, observation=observation)  # type: ignore[arg-type]
     report = ControlLoop(robot, with_control(model), hz=None, recorder=log, max_steps=4).run()
     assert report["faults"] == {fault: 1} and report["state"] == "OK" and report["returns"] == [3.0]
     assert [kind for kind, _ in log.entries] == ["step", "cut", "step", "cut"]
