@@ -48,9 +48,10 @@ def ingest(source: str | Path, out: str | Path, **options: Any) -> dict[str, Any
     from replay.ingest import recorded_environment, slipway
 
     if "terminate_on" not in options and not slipway.matches(str(source)):
-        recorded = options.get("env") or recorded_environment(source)
-        if recorded and recorded.get("id"):
-            options["terminate_on"] = lookup(recorded["id"]).terminate_on
+        # A spec that gives the time limit alone leaves the environment to what the source records.
+        env_id = (options.get("env") or {}).get("id") or (recorded_environment(source) or {}).get("id")
+        if env_id:
+            options["terminate_on"] = lookup(env_id).terminate_on
     return read(source, out, **options)
 
 
@@ -146,7 +147,9 @@ def deploy(policy: str | Path, *, record: str | Path | None = None, **options: A
     """
     from agent.commands import deploy as verb
 
-    return verb.deploy(verb.Args(policy=Path(policy), record=None if record is None else Path(record), **options))
+    paths = {"policy": policy, "record": record, **{name: options.pop(name, None) for name in ("watch", "verify_key")}}
+    given: dict[str, Any] = {name: Path(path) for name, path in paths.items() if path is not None}
+    return verb.deploy(verb.Args(**given, **options))
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> Path:

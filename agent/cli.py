@@ -69,12 +69,7 @@ def usage() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code is 0 for success, 2 for the user's input, 1 (with a traceback) for a crash."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    before: list[str] = []
-    if arguments and arguments[0].partition("=")[0] == "--log-level":
-        # It may stand before the verb as well as after it.
-        words = 1 if "=" in arguments[0] else 2
-        before, arguments = arguments[:words], arguments[words:]
+    before, arguments = verb_first(list(sys.argv[1:] if argv is None else argv))
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(usage())
         return 0 if arguments else 2
@@ -131,6 +126,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output left (`slipway ... | head`): nobody is there to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def verb_first(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """A `--log-level`, which may stand before the verb as well as after it, and the arguments from the verb on."""
+    if arguments and arguments[0].partition("=")[0] == "--log-level":
+        words = 1 if "=" in arguments[0] else 2
+        return arguments[:words], arguments[words:]
+    return [], arguments
 
 
 def log_level(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -198,10 +201,10 @@ def in_one_line(box: str, verb: str) -> str:
 
 def entry() -> None:
     """Console-script entry point."""
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    verb = next(iter(verb_first(sys.argv[1:])[1]), "")
     if verb in STOPPABLE:
-        # Before anything heavy is imported: a stop within the first second is as good as any.
-        stop_early(f"slipway {verb}: stopped before it began, nothing to save; the same command begins\n")
+        # Before anything heavy is imported, and to the last: a stop in the first second is as good as any.
+        stop_early(f"slipway {verb}: stopped; nothing is lost: the same command begins or goes on from here\n")
     sys.exit(main())
 
 

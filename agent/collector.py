@@ -48,7 +48,7 @@ def stream_name(collector: int, env: int) -> str:
 def run_collector(run: RunDirectory, number: int) -> None:
     """Drive the environments of collector `number` of `run` until told to stop."""
     board = Board(run.board)
-    stopping = StopSignal(also=lambda: board.stopping)
+    stopping = StopSignal(also=lambda: board.stopping).for_good()
     config = run.load_config()
     store, slots = Store.open(run.replay), board.collector(number)
     stopped_at: list[float] = []

@@ -28,7 +28,6 @@ from agent.config import CheckpointConfig, EvaluationConfig, OnlineConfig, Train
 from agent.config_files import load_preset, merge
 from agent.errors import RunError
 from agent.files import write_atomic
-from agent.process import end_at_once
 from agent.report import write_report
 from agent.run_directory import RunDirectory
 from agent.scores import summarize
@@ -156,7 +155,6 @@ class Demo:
                 switched = time.monotonic()
 
         outcome = train_with_progress(config, on_tick=tick)
-        end_at_once()  # the stages to come look at no flag
         ended = time.monotonic()
         self.seconds["pretrain"] = round((switched or ended) - started, 1)
         self.seconds["finetune"] = round(ended - (switched or ended), 1)
@@ -174,7 +172,6 @@ class Demo:
                     seed=self.seed + 1,
                 )
             )  # fmt: skip
-            end_at_once()
             if report["episodes"] < self.settings.evaluation_episodes // 2:
                 raise self._stopped()
             score = summarize(
@@ -190,13 +187,20 @@ class Demo:
         marker = self.out / "demo.json"
         mine = {"seed": self.seed, **json.loads(json.dumps(dataclasses.asdict(self.settings)))}
         if marker.exists():
-            if json.loads(marker.read_text()) != mine:
+            try:
+                begun = json.loads(marker.read_text())
+            except (OSError, ValueError) as error:
+                raise RunError(f"{marker} cannot be read ({error}): choose another --out") from error
+            if begun != mine:
                 raise RunError(f"{self.out} holds a demo with other settings: choose another --out")
             return
-        if self.out.exists() and any(self.out.iterdir()):
+        if self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
             raise RunError(f"{self.out} exists and holds no demo: choose another --out")
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_atomic(marker, json.dumps(mine).encode())
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            write_atomic(marker, json.dumps(mine).encode())
+        except OSError as error:
+            raise RunError(f"--out {self.out} cannot be made ({error.strerror}): choose another --out") from error
 
     def _stopped(self) -> RunError:
         """A stage that SIGTERM or Ctrl-C ended early is not taken for complete."""

@@ -359,7 +359,7 @@ class Learner:
 def run_learner(run: RunDirectory) -> None:
     """Train `run` from wherever it stands until done or stopped."""
     board = Board(run.board)
-    stopping = StopSignal(also=lambda: board.stopping)
+    stopping = StopSignal(also=lambda: board.stopping).for_good()
     config = run.load_config()
     torch.set_num_threads(config.threads)
     keep_freed_memory()

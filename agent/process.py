@@ -7,10 +7,14 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Self
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+STOPS = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG = 1
 BACKGROUND_NICENESS = 6
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -75,7 +79,7 @@ def run_child(parent: str, body: Callable[[], None]) -> int:
 
 
 def stop_early(words: str) -> None:
-    """From here until a StopSignal takes over, SIGTERM and SIGINT print `words` and end this process with exit code 0.
+    """Wherever no StopSignal has them, SIGTERM and SIGINT print `words` and end this process with exit code 0.
 
     At once, as kill -9 would, which nothing here is hurt by: an exception raised by a handler is printed and forgotten
     wherever Python was in a weak reference's callback, and every import is full of those.
@@ -86,31 +90,61 @@ def stop_early(words: str) -> None:
             os.write(2, words.encode())
         os._exit(0)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         signal.signal(number, leave)
 
 
-def end_at_once() -> None:
-    """Where a StopSignal has done its work: SIGTERM and Ctrl-C do again what they do to any program."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@contextlib.contextmanager
+def handling(number: signal.Signals, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` have a signal inside, and who had it before again afterwards; nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL if before is None else before)
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a flag that loops look at; a second signal interrupts at once."""
+    """Turns SIGTERM and SIGINT into a flag that loops look at; a second signal interrupts at once.
 
-    def __init__(self, also: Callable[[], bool] = lambda: False, on_signal: Callable[[], None] = lambda: None) -> None:
-        self._received = False
-        self._also = also
-        self._on_signal = on_signal
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
+    with StopSignal() as stopping:      # in a thread, where no signal arrives, the flag is `also` alone
+        while work and not stopping(): ...
+
+    Afterwards who had the signals before has them again, and gets one that came too late for the loop to look.
+    """
+
+    def __init__(self, also: Callable[[], bool] = lambda: False, on_signal: Callable[[], None] | None = None) -> None:
+        """`also` sets the flag too; `on_signal` is called at the signal, for a loop that looks at a flag of its own."""
+        self._received: signal.Signals | None = None
+        self._heeded = False
+        self._also, self._on_signal = also, on_signal
+        self._handlers = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        for number in STOPS:
+            self._handlers.enter_context(handling(number, self._receive))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        self._handlers.close()
+        if self._received is not None and not self._heeded and kind is None:
+            signal.raise_signal(self._received)
+
+    def for_good(self) -> Self:
+        """Have the signals until the process ends."""
+        return self.__enter__()
 
     def _receive(self, number: int, _frame: object) -> None:
-        if self._received:
+        if self._received is not None:
             raise KeyboardInterrupt
-        self._received = True
-        self._on_signal()
+        self._received = signal.Signals(number)
+        if self._on_signal is not None:
+            self._heeded = True
+            self._on_signal()
 
     def __call__(self) -> bool:
-        return self._received or self._also()
+        self._heeded = self._heeded or self._received is not None
+        return self._heeded or self._also()

@@ -20,6 +20,7 @@ from agent.run_directory import RunDirectory
 from agent.setup_run import set_up
 from agent.supervisor import Supervisor
 from agent.trackers import check_installed, tracking
+from envs.catalog import counts_as_scored
 from replay.errors import StorageError
 from replay.statistics import returns
 from replay.store import Store
@@ -34,7 +35,8 @@ def train(
     """Pretrain from `config.replay`, then fine-tune online; the same call again resumes.
 
     `on_tick(board)` is called some twenty times a second. Returns `summary(...)` with "finished" telling whether the
-    run came to its end or was stopped by SIGTERM or Ctrl-C. Raises the errors of `agent.errors.SLIPWAY_ERRORS`.
+    run came to its end or was stopped: by SIGTERM or Ctrl-C in the main thread, or by `stopping`, where given, alone.
+    Raises the errors of `agent.errors.SLIPWAY_ERRORS`.
     """
     validate(config)
     if config.online.intervention:
@@ -56,7 +58,8 @@ def train(
             if not run.preparation.exists():
                 set_up(run, config)
             run.save_config(config)
-        supervisor = Supervisor(run, config, lock=lock, stopping=stopping or StopSignal())
+        asked = stopping or held.enter_context(StopSignal())
+        supervisor = Supervisor(run, config, lock=lock, stopping=asked)
         with tracking(run, config.tracker):
             finished = supervisor.train(on_tick)
     return {**summary(run, config), "finished": finished}
@@ -91,12 +94,16 @@ def is_complete(run: RunDirectory, config: TrainConfig) -> bool:
 
 
 def summary(run: RunDirectory, config: TrainConfig) -> dict[str, Any]:
-    """The run so far: mean return of its data and the newest evaluation under each label."""
+    """The run so far: mean return of its data, whether that compares, and the newest evaluation under each label."""
+    store, env = Store.open(config.replay), run.read_record(run.env)
     latest = {record["label"]: record for record in run.evaluations()}
     keep = ("mean", "ci", "normalized", "success", "episodes", "steps_to_goal", "online_steps")
     return {
         "run": str(run.path),
-        "dataset": {"mean": float(returns(Store.open(config.replay)).mean())},
+        "dataset": {
+            "mean": float(returns(store).mean()),
+            "comparable": counts_as_scored(env["id"], store.spec.env),
+        },
         **{
             label: {key: latest[label][key] for key in keep} for label in ("pretrained", "finetuned") if label in latest
         },

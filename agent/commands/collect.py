@@ -7,7 +7,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,9 @@ def collect(args: Args) -> dict[str, Any]:
     info = ("success",) if lookup(args.env).success_key else ()
     spec = StoreSpec.from_terms(
         described["observation"], described["action_low"], described["action_high"], info=info, env=described["env"],
-        source={"kind": "collect", "policy": args.policy, "seed": args.seed},
+        source={"kind": "collect", **requested(args)},
     )  # fmt: skip
-    stopping = StopSignal()
-    store = Store.create(args.out, spec)
-    with store.writer(STREAM) as writer, progress() as bars:
+    with StopSignal() as stopping, Store.create(args.out, spec).writer(STREAM) as writer, progress() as bars:
         episodes = Recording(writer, env, info)
         bar = bars.add("collect", args.steps)
         reset_rng = np.random.default_rng(reset_seed)
@@ -94,7 +92,7 @@ def collect(args: Args) -> dict[str, Any]:
                     episodes.add(step)
                     if step.terminated or step.truncated:
                         bar(min(episodes.steps, args.steps), note=f"mean return {figure(episodes.mean)}")
-                    if stopping() or episodes.complete(args.steps):
+                    if episodes.complete(args.steps) or stopping():
                         break
             except EnvFault as fault:
                 # What came before the fault is kept, cut there; the next reset begins another episode.
@@ -104,6 +102,12 @@ def collect(args: Args) -> dict[str, Any]:
         if not episodes.complete(args.steps):
             say(f"stopped after {plural(episodes.steps, 'step')}; they are in {args.out}")
     return {"steps": episodes.steps, "episodes": len(episodes.returns), "mean": episodes.mean}
+
+
+def requested(args: Args) -> dict[str, Any]:
+    """What made the data, for its provenance; the environment and its time limit are recorded beside it."""
+    expert = {"expert": asdict(args.expert)} if args.policy == "expert" else {}
+    return {"policy": args.policy, "seed": args.seed, "steps": args.steps, **expert}
 
 
 class Recording:

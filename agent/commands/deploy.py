@@ -26,7 +26,7 @@ from agent.deploying import SimulatedRobot, StoreRecorder, load_robot, start_wat
 from agent.errors import ConfigError
 from agent.own_code import raised
 from agent.policies import env_spec_of, resolve_policy
-from agent.process import StopSignal
+from agent.process import StopSignal, handling
 from agent.seeds import check_seed
 from export.contract import Contract
 from export.control_loop import ControlLoop
@@ -135,7 +135,7 @@ def deploy(args: Args) -> dict[str, Any]:
         raise ConfigError("--robot needs --rate: the frequency in Hz at which it is to be driven")
     if trained and abs(rate - trained) > RATE_TOLERANCE * trained:
         raise ConfigError(f"--rate is {rate:g} Hz but the policy's contract says {trained:g} Hz: leave --rate out")
-    with ExitStack() as cleanup:
+    with ExitStack() as signals, ExitStack() as cleanup:  # a stop must not cost what was recorded
         robot = make_robot(args, policy.contract)
         cleanup.callback(close, robot)
         expect = getattr(robot, "contract", None)
@@ -144,6 +144,7 @@ def deploy(args: Args) -> dict[str, Any]:
         watcher = watchdog = recorder = None
         if args.watch is not None:
             # The loading thread gives way to the control thread every half millisecond, not every five.
+            cleanup.callback(sys.setswitchinterval, sys.getswitchinterval())
             sys.setswitchinterval(5e-4)
             watcher = cleanup.enter_context(PolicyWatcher(args.watch, runner, expect=expect, read=read))
         if args.watchdog:
@@ -159,9 +160,9 @@ def deploy(args: Args) -> dict[str, Any]:
             max_steps=args.steps or None,
             max_episodes=10 if unlimited and not args.robot else args.episodes or None,
         )  # fmt: skip
-        StopSignal(on_signal=loop.stop)
+        signals.enter_context(StopSignal(on_signal=loop.stop))
         if watcher is not None:
-            signal.signal(signal.SIGUSR1, lambda _number, _frame: loop.rollback())
+            signals.enter_context(handling(signal.SIGUSR1, lambda _number, _frame: loop.rollback()))
         report = loop.run()
     if isinstance(robot, SimulatedRobot):
         report["successes"] = robot.successes

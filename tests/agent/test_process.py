@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from agent.process import BACKGROUND_NICENESS
+from agent.process import BACKGROUND_NICENESS, StopSignal
 from tests.integration.command import ROOT
 
 SHOWN = "from agent.process import stand_back; stand_back(); import os; print(os.nice(0)); "
@@ -40,10 +41,45 @@ def test_a_stop_before_the_run_begins_exits_0_though_nobody_reads_its_words() ->
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_once_a_stop_signal_has_done_its_work_signals_end_the_process_again(number: signal.Signals) -> None:
-    told = "import os; from agent.process import StopSignal, end_at_once; stopping = StopSignal(); "
-    told += f"os.kill(os.getpid(), {number:d}); print(stopping(), flush=True); end_at_once(); "
-    told += f"os.kill(os.getpid(), {number:d}); print('went on')"
+@pytest.mark.parametrize("before", [[], ["--log-level", "debug"], ["--log-level=debug"]])
+def test_a_stop_at_the_command_s_first_line_exits_0_wherever_the_verb_stands(before: list[str]) -> None:
+    told = f"import os, signal, sys; sys.argv[1:] = {[*before, 'train']}; from agent import cli; "
+    told += "cli.main = lambda: os.kill(os.getpid(), signal.SIGTERM) or 1; cli.entry()"
     done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.returncode) == ("True\n", -number)
+    assert (done.returncode, done.stderr.partition(";")[0]) == (0, "slipway train: stopped")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_after_a_stop_signal_who_had_the_signals_has_them_again(number: signal.Signals) -> None:
+    heard: list[int] = []
+    before = signal.signal(number, lambda number, _: heard.append(number))
+    try:
+        with StopSignal() as stopping:
+            signal.raise_signal(number)
+            assert stopping() and heard == []
+        signal.raise_signal(number)
+        assert heard == [number]
+        with pytest.raises(KeyboardInterrupt), StopSignal():
+            signal.raise_signal(number)
+            signal.raise_signal(number)  # the second interrupts at once
+        signal.raise_signal(number)
+        assert heard == [number, number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_stop_that_comes_too_late_for_the_loop_is_not_lost() -> None:
+    with pytest.raises(KeyboardInterrupt), StopSignal() as stopping:
+        assert not stopping()
+        signal.raise_signal(signal.SIGINT)  # the loop has done all its work and looks no more
+
+
+def test_in_a_thread_there_are_no_signals_and_everything_else_works() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def look() -> bool:
+        with StopSignal(also=lambda: True) as stopping:
+            return stopping() and signal.getsignal(signal.SIGTERM) is before
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(look).result()

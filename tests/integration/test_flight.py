@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import agent
 from replay.store import Store
 from tests.integration.command import ROOT, SLIPWAY, environment, outcome, refusal, run, run_here
 from tests.integration.conftest import SMALL, Made
@@ -151,3 +152,8 @@ def test_a_recording_trains_the_next_policy_offline_and_online(place: Path, flig
     assert online.spec.info == Store.open(place / "flown.zarr").spec.info
     for episode in online.episodes():
         assert not any(column.any() for column in episode.info.values())
+
+
+def test_a_call_takes_its_paths_as_strings(bundle: Made, tmp_path: Path) -> None:
+    report = agent.deploy(str(bundle.path), watch=str(tmp_path), episodes=1)
+    assert (report["episodes"], report["reloads"]) == (1, 0)
