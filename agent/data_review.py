@@ -47,7 +47,7 @@ class Suggestion:
     """How to train on the data."""
 
     preset: str
-    """Hyper-parameter preset."""
+    """Hyper-parameter preset; empty: the plain defaults, for an environment that the catalogue does not know."""
     reward_scaling: Literal["none", "return_range"]
     """For --reward-scaling."""
     reward_shift: float
@@ -241,23 +241,21 @@ def behaviour(found: Inspection) -> Iterator[Finding]:
 def suggest(spec: StoreSpec, found: Inspection) -> Suggestion:
     """Preset and reward scaling: the catalogue's for a task that it knows, else by the look of the rewards."""
     task = known_task(spec)
-    preset = task.preset if task else Task(id="").preset
-    published = load_preset(preset)
+    preset = task.preset if task else ""
+    published = load_preset(preset) if preset else {}
     scaling = str(published.get("reward_scaling", "none"))
     shift = float(published.get("reward_shift", 0.0))
     wanted, wanted_shift, reason = scaling, shift, f"the published values of the preset {preset}"
     returns = found.returns[found.ended]
     sparse = found.reward_values is not None and set(found.reward_values) <= {0.0, 1.0}
-    unknown = task is None or task == Task(id=task.id)  # no more than the defaults is known of it
-    if unknown and sparse:
-        wanted, wanted_shift = "none", -1.0
+    if not preset and sparse:
+        wanted_shift = -1.0
         reason = "rewards are 0 and 1: less one, every step before the goal costs something (as IQL's AntMaze)"
-    elif wanted == "return_range" and (not len(returns) or np.ptp(returns) == 0):
+    elif (not preset or wanted == "return_range") and (not len(returns) or np.ptp(returns) == 0):
         wanted, reason = "none", "returns do not differ, so there is no range to scale by"
-    elif unknown and wanted == "return_range":
-        reason = "returns spread over 1000 (IQL paper, appendix B)"
-    flags = [f"--preset {preset}"] if unknown and spec.env is None else []
-    flags += [f"--reward-scaling {wanted}"] if wanted != scaling else []
+    elif not preset:
+        wanted, reason = "return_range", "returns spread over 1000 (IQL paper, appendix B)"
+    flags = [f"--reward-scaling {wanted}"] if wanted != scaling else []
     flags += [f"--reward-shift {wanted_shift:g}"] if wanted_shift != shift else []
     return Suggestion(
         preset=preset,

@@ -8,14 +8,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from envs.catalog import CATALOG, Task, evaluation_spec, lookup, normalized_score, training_spec
+from envs.catalog import CATALOG, Task, counts_as_scored, evaluation_spec, lookup, normalized_score, training_spec
 from envs.errors import EnvError, EnvFault
 
 if TYPE_CHECKING:
     from envs.make import describe as describe
     from envs.make import make_env as make_env
 
-__all__ = ["CATALOG", "EnvError", "EnvFault", "Task", "evaluation_spec", "lookup", "normalized_score", "training_spec"]
+__all__ = [
+    "CATALOG", "EnvError", "EnvFault", "Task", "counts_as_scored", "evaluation_spec", "lookup", "normalized_score",
+    "training_spec",
+]  # fmt: skip
 
 _HOME = {"describe": "make", "make_env": "make"}
 

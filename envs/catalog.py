@@ -42,10 +42,8 @@ class Task:
     """Key of the environment's own step info that tells success; wrapped environments expose it as `success`."""
     terminate_on: str | None = None
     """Info column that ends an episode for good when it turns 1: what `ingest --terminate-on` defaults to."""
-    reward: tuple[float, float] = (1.0, 0.0)
-    """(scale, shift): the learner's reward is scale·r + shift. −1 per step for sparse mazes, as in IQL's AntMaze."""
-    preset: str = "locomotion"
-    """Hyper-parameter preset: locomotion, antmaze, adroit, kitchen, pointmaze or fetch."""
+    preset: str = ""
+    """Hyper-parameter preset: locomotion, antmaze, adroit, kitchen, pointmaze or fetch; empty: the plain defaults."""
     expert: str | None = None
     """Scripted expert in `envs.experts.EXPERTS` that can produce data."""
     minari: tuple[str, ...] = ()
@@ -62,6 +60,7 @@ def _locomotion(name: str, reference: tuple[float, float]) -> Task:
         max_episode_steps=1000,
         reference_min=reference[0],
         reference_max=reference[1],
+        preset="locomotion",
         minari=_minari(f"mujoco/{name.lower()}/", "simple medium expert", 0),
     )
 
@@ -88,7 +87,6 @@ def _antmaze(name: str, version: int, limit: int, datasets: str = "") -> Task:
         score="success",
         success_key="success",
         terminate_on="success",
-        reward=(1.0, -1.0),
         preset="antmaze",
         minari=_minari("D4RL/antmaze/", datasets, 1),
     )
@@ -102,7 +100,6 @@ def _pointmaze(name: str, limit: int, datasets: str = "") -> Task:
         score="success",
         success_key="success",
         terminate_on="success",
-        reward=(1.0, -1.0),
         preset="pointmaze",
         expert="waypoint",
         minari=_minari("D4RL/pointmaze/", datasets, 2),
@@ -192,19 +189,18 @@ def lookup(env_id: str) -> Task:
                 f"{_meant(name, registered)}; importing it must call gymnasium.register(id={name!r}, entry_point=...)"
             )
         raise EnvError(f"unknown environment {shown!r}{_meant(name, registered) or f': {_EXAMPLE}'}")
-    for prefix, model in _FAMILIES.items():
-        if env_id.startswith(prefix):
-            dense = "Dense" in env_id and prefix in ("AntMaze_", "PointMaze_")
-            return dataclasses.replace(
-                CATALOG[model],
-                id=env_id,
-                max_episode_steps=None,
-                reference_min=None,
-                reference_max=None,
-                reward=(1.0, 0.0) if dense else CATALOG[model].reward,
-                minari=(),
-            )
-    return Task(id=env_id)
+    model = _model(env_id)
+    if model is None:
+        return Task(id=env_id)
+    return dataclasses.replace(
+        model, id=env_id, max_episode_steps=None, reference_min=None, reference_max=None, minari=()
+    )
+
+
+def _model(env_id: str) -> Task | None:
+    """The catalogued task that `env_id` is, or behaves as; None where it is like none."""
+    of_family = (CATALOG[model] for prefix, model in _FAMILIES.items() if env_id.startswith(prefix))
+    return CATALOG.get(env_id) or next(of_family, None)
 
 
 def _meant(name: str, registered: list[str]) -> str:
@@ -277,3 +273,14 @@ def evaluation_spec(env: Mapping[str, Any]) -> dict[str, Any]:
     spec = training_spec(env)
     spec["kwargs"].update(lookup(spec["id"]).scoring_kwargs)
     return spec
+
+
+def counts_as_scored(env_id: str, recorded: Mapping[str, Any] | None) -> bool:
+    """Whether returns of data recorded in spec `recorded` compare with scores in `env_id`: rewards are counted alike.
+
+    They do not for FrankaKitchen where the record does not say so, as Minari's, which pay every step for all that is
+    done so far. Imports no simulator, whatever the id.
+    """
+    model = _model(env_id)
+    kwargs = (recorded or {}).get("kwargs") or {}
+    return model is None or all(kwargs.get(key) == value for key, value in model.scoring_kwargs.items())

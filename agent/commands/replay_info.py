@@ -12,6 +12,7 @@ import tyro
 
 from agent.console import messages, plural, progress, results, table, write_json
 from agent.data_review import Suggestion, record, review, suggest
+from agent.files import check_place
 from replay.inspection import Column, Inspection, inspect
 from replay.store import Store
 
@@ -39,6 +40,8 @@ class Info:
     def run(self) -> int:
         """Read every row, with progress, and print what the store holds."""
         store = Store.open(self.store)
+        if self.html is not None:
+            check_place("--html", self.html)
         held = store.info()
         with progress() as bars:
             bar = bars.add("inspect", None)
@@ -162,7 +165,8 @@ def observation_rows(found: Inspection) -> list[list[str]]:
 def advice(suggestion: Suggestion, path: Path) -> str:
     """The command to train with, and why."""
     flags = "".join(f" {flag}" for flag in suggestion.flags)
+    preset = f"preset {suggestion.preset}" if suggestion.preset else "no preset"
     return (
-        f"train: slipway train --replay {path}{flags} --out runs/{path.stem} (preset {suggestion.preset}, reward "
+        f"train: slipway train --replay {path}{flags} --out runs/{path.stem} ({preset}, reward "
         f"scaling {suggestion.reward_scaling}, shift {suggestion.reward_shift:g}: {suggestion.reason})"
     )

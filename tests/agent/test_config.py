@@ -334,12 +334,6 @@ def test_every_preset_is_checked_above_and_every_task_has_one() -> None:
     assert {task.preset for task in CATALOG.values()} <= set(PUBLISHED)
 
 
-def test_a_presets_reward_shift_is_that_of_its_tasks() -> None:
-    for task in CATALOG.values():
-        shift = load_preset(task.preset).get("reward_shift", 0.0)
-        assert shift == task.reward[1], task.id
-
-
 @pytest.mark.parametrize("name", preset_names())
 def test_a_preset_says_where_its_values_come_from(name: str) -> None:
     text = (resources.files("agent.presets") / f"{name}.toml").read_text(encoding="utf-8")

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 import agent
+from agent.config import TrainConfig
 from agent.errors import ConfigError
 from agent.resolving import configure
 from replay.errors import ReplayError
 from replay.schema import StoreSpec
 from replay.store import Store
 from tests.integration.command import ROOT, environment
+from tests.replay import make_minari
 
 PACKAGES = ("agent", "replay", "envs", "export")
 HEAVY = ("torch", "gymnasium", "mujoco", "onnx", "minari", "matplotlib", "tensorboard")
@@ -87,3 +89,24 @@ def test_configure_names_the_wrong_value(maze: Path, tmp_path: Path) -> None:
         configure(maze, tmp_path / "run", online={"utd": 99.0})
     with pytest.raises(ReplayError, match="does not exist"):
         configure(tmp_path / "nowhere.zarr", tmp_path / "run")
+
+
+def test_a_time_limit_alone_leaves_the_recorded_task_its_end(tmp_path: Path) -> None:
+    shape = make_minari.SHAPES["D4RL/pointmaze/umaze-v2"]
+    env = make_minari.make(shape["id"], {**shape["kwargs"], "max_episode_steps": 12})
+    buffers = make_minari.record(env, episodes=1, steps=12, seed=7)
+    buffers[0].infos["success"][5] = True
+    folder = make_minari.write(tmp_path / "root", "toy/maze-v0", buffers, env=env)
+    env.close()
+    agent.ingest(folder, tmp_path / "maze.zarr", env={"max_episode_steps": 100})
+    (episode,) = Store.open(tmp_path / "maze.zarr").episodes()
+    assert (episode.terminated, len(episode.rewards)) == (True, 5)
+
+
+def test_an_unknown_environment_gets_the_plain_defaults_and_its_rewards_as_they_are(tmp_path: Path) -> None:
+    terms = [{"name": "observation", "offset": 0, "length": 3, "dtype": "float32"}]
+    spec = StoreSpec.from_terms(terms, [-2.0], [2.0], env={"id": "Pendulum-v1", "kwargs": {}})
+    config = configure(Store.create(tmp_path / "own.zarr", spec).path, tmp_path / "run")
+    plain = TrainConfig()
+    assert (config.preset, config.reward_scaling, config.reward_shift) == ("", "none", 0.0)
+    assert config.algorithm == plain.algorithm

@@ -113,12 +113,11 @@ def test_suggestions_follow_catalogue_and_rewards(tmp_path: Path) -> None:
         name: suggest(store.spec, inspect(store))
         for name, store in (("dense", dense), ("sparse", sparse), ("maze", maze))
     }
-    assert (said["dense"].reward_scaling, said["dense"].flags) == ("return_range", ())
-    assert (said["sparse"].reward_scaling, said["sparse"].reward_shift) == ("none", -1.0)
-    assert said["sparse"].flags == ("--reward-scaling none", "--reward-shift -1")
+    assert (said["dense"].preset, said["dense"].flags) == ("", ("--reward-scaling return_range",))
+    assert (said["sparse"].reward_scaling, said["sparse"].flags) == ("none", ("--reward-shift -1",))
     assert (said["maze"].preset, said["maze"].reward_shift, said["maze"].flags) == ("pointmaze", -1.0, ())
     unnamed = dataclasses.replace(dense.spec, env=None)
-    assert suggest(unnamed, inspect(dense)).flags == ("--preset locomotion",)
+    assert suggest(unnamed, inspect(dense)).flags == said["dense"].flags
 
 
 def test_suggested_flags_are_ones_that_train_takes(tmp_path: Path) -> None:
@@ -141,7 +140,7 @@ def test_json_has_figures_findings_and_suggestion(tmp_path: Path, capsys: pytest
     assert said["episodes"] == said["inspection"]["episodes"] == 40
     assert said["inspection"]["actions"][1]["outside"] > 0
     assert [finding["kind"] for finding in said["findings"]] == ["outside_bounds"]
-    assert said["suggested"]["preset"] == "locomotion"
+    assert said["suggested"]["preset"] == ""
     assert record(store.spec, inspect(store))["findings"] == said["findings"]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 
-from envs.catalog import CATALOG, evaluation_spec, lookup, normalized_score, training_spec
+from envs.catalog import CATALOG, counts_as_scored, evaluation_spec, lookup, normalized_score, training_spec
 from envs.errors import EnvError
 
 
@@ -125,7 +125,7 @@ def test_a_module_is_found_in_the_working_directory_and_its_faults_are_told(
 
 
 def test_other_registered_ids_get_defaults_and_unlisted_variants_those_of_their_family() -> None:
-    assert lookup("Pusher-v5").success_key is None
+    assert (lookup("Pusher-v5").success_key, lookup("Pusher-v5").preset) == (None, "")
     diverse = lookup("PointMaze_Large_Diverse_GR-v3")
     assert (diverse.id, diverse.expert, diverse.terminate_on) == (
         "PointMaze_Large_Diverse_GR-v3",
@@ -173,3 +173,13 @@ def test_without_the_simulators_the_catalogue_still_answers_and_making_one_says_
     said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert said.splitlines()[0] == "AdroitHandPen-v1"
     assert "pip install 'slipway[sim]'" in said.splitlines()[1]
+
+
+def test_data_compares_with_scores_where_its_rewards_are_counted_alike() -> None:
+    minari = {"remove_task_when_completed": False, "terminate_on_tasks_completed": False}
+    alike = dict.fromkeys(minari, True)
+    assert not counts_as_scored("FrankaKitchen-v1", {"id": "FrankaKitchen-v1", "kwargs": minari})
+    assert not counts_as_scored("FrankaKitchen-v1", None)
+    assert counts_as_scored("FrankaKitchen-v1", {"id": "FrankaKitchen-v1", "kwargs": alike})
+    assert counts_as_scored("AdroitHandDoor-v1", None)
+    assert counts_as_scored("of_a_module:that-is-not-here-v0", {"id": "Door"})
