@@ -15,6 +15,7 @@ from agent.guard import squared_error
 from agent.incidents import Incidents, no_space
 from agent.publish import published_versions
 from agent.run_directory import RunDirectory, evaluation_name
+from envs.catalog import counts_as_scored
 from replay.statistics import returns
 from replay.store import Store
 
@@ -36,6 +37,8 @@ class Evaluations:
         )
         """The report at the switch, once the pretrained policy has its score."""
         self._evaluated = {(r["label"], r["online_steps"]) for r in run.evaluations()}
+        self._crossed = board.online_steps()
+        """Online steps up to which points of the curve have had their turn, those of earlier starts included."""
 
     def keep(self, *, final: bool) -> None:
         """Collect finished evaluations and start those that are due."""
@@ -53,14 +56,16 @@ class Evaluations:
             self._start("pretrained", 0, published_versions(self._run.policies)[0], config.final_episodes)
         if final and planned and ("finetuned", planned) not in self._evaluated:
             self._start("finetuned", planned, version, config.final_episodes)
-        if config.every_steps and not final and board.phase == Phase.ONLINE and not self.running:
+        if config.every_steps and not final and board.phase == Phase.ONLINE:
             if self._config.guards_in_turns():
                 # The learner stands still for it, so that its outcome comes at the same step in every repetition.
                 due, wanted = board[Slot.SCORE_WANTED], board[Slot.SCORE_WANTED] != board[Slot.SCORE_ENDED]
             else:
                 due = steps - steps % config.every_steps
-                wanted = 0 < due < planned and ("curve", due) not in self._evaluated
-            if wanted:
+                # A point whose turn has passed is left out: by now the policy is one of more steps.
+                wanted = self._crossed < due < planned and ("curve", due) not in self._evaluated
+                self._crossed = max(due, self._crossed)
+            if wanted and not self.running:
                 self._start("curve", due, version, config.episodes)
 
     def _start(self, label: str, step: int, version: int, episodes: int) -> None:
@@ -72,7 +77,7 @@ class Evaluations:
         try:
             child.start()
         except OSError:
-            return  # a full disk has no room for its log: it stays due
+            return  # a full disk has no room for its log: pretrained and finetuned stay due
         self._evaluated.add((label, step))
         self.running.append(child)
 
@@ -118,21 +123,25 @@ class Evaluations:
         scored = [record for record in self._run.evaluations() if record["label"] == "pretrained"]
         if not scored:
             return
-        dataset_mean = float(returns(Store.open(self._config.replay)).mean())
-        self.switch = switch_report(scored[-1], dataset_mean)
-        error = self.switch["standard_error"]
+        store = Store.open(self._config.replay)
+        dataset_mean = float(returns(store).mean())
+        comparable = counts_as_scored(self._run.read_record(self._run.env)["id"], store.spec.env)
+        self.switch = switch_report(scored[-1], dataset_mean, comparable=comparable)
+        error, suggested = self.switch["standard_error"], self.switch["suggested"]
+        told = f": recipe {suggested} suits" if suggested else ", its rewards counted otherwise: no recipe follows"
         message = (
             f"pretrained {self.switch['pretrained']:.4g}{'' if error is None else f' ± {error:.2g}'}, "
-            f"data {dataset_mean:.4g}: recipe {self.switch['suggested']} suits"
+            f"data {dataset_mean:.4g}{told}"
         )
         self._incidents.event("switch_report", message, switch=self.switch)
 
 
-def switch_report(score: dict[str, Any], dataset_mean: float) -> dict[str, Any]:
+def switch_report(score: dict[str, Any], dataset_mean: float, *, comparable: bool) -> dict[str, Any]:
     """J(π0) beside the data's mean return, and the recipe that suits: a rule of thumb, no measurement.
 
     A policy clearly better than its data has values worth following without them (`fast`); one clearly worse has values
-    that should not be trusted beyond the data (`safe`); in between, `default`.
+    that should not be trusted beyond the data (`safe`); in between, `default`. None where the data counts its rewards
+    otherwise than scoring does, so that the two means are not `comparable`.
     """
     error = math.sqrt(squared_error(score))
     lead = score["mean"] - dataset_mean
@@ -141,5 +150,5 @@ def switch_report(score: dict[str, Any], dataset_mean: float) -> dict[str, Any]:
         "pretrained": score["mean"],
         "standard_error": error if math.isfinite(error) else None,
         "dataset": dataset_mean,
-        "suggested": suggested,
+        "suggested": suggested if comparable else None,
     }

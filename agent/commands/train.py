@@ -171,7 +171,9 @@ def report(outcome: dict[str, Any], *, as_json: bool) -> int:
     if as_json:
         write_json(outcome)
         return 0
-    rows = [["data", figure(outcome["dataset"]["mean"]), "", "", ""]]
+    data = outcome["dataset"]
+    named = "data" if data["comparable"] else "data (rewards counted otherwise: does not compare)"
+    rows = [[named, figure(data["mean"]), "", "", ""]]
     rows += [[label, *score_cells(outcome[label])] for label in ("pretrained", "finetuned") if label in outcome]
     results.print(table(f"run {outcome['run']}", SCORE_COLUMNS, rows))
     if not outcome["finished"]:

@@ -160,7 +160,7 @@ def data_score(run: Run, unit: str) -> float | None:
     store = Store.open(run.config.replay)
     reader = store.reader()
     found = data_result(lookup(environment_id(run)), store, reader, episode_table(reader))
-    return found.normalized if unit == "score" else found.mean
+    return found.normalized if unit == "score" else found.mean if found.comparable else None
 
 
 def speed_of(runs: Sequence[Run]) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 from agent.config import TrainConfig
 from agent.errors import RunError
 from agent.files import read_lines
+from agent.report.provenance import data_identity
 from agent.report.results import Result, data_result, latest_evaluations, result_of, task_of
 from agent.report.streams import StreamFacts, Versions, stream_facts
 from agent.run_directory import TURNING_POINTS, RunDirectory
@@ -55,6 +56,8 @@ class Facts:
     """export.json: what the newest export of the run was compared with, and how it agreed."""
     data_returns: np.ndarray | None
     """Returns of the logged episodes that were not interrupted, [E]; None where the store cannot be read."""
+    data_identity: str
+    """Equal where runs learn from the same data, or from logs of the same request; the path of one that is gone."""
     data_problem: str
     """Why the logged data is not shown; empty where it is."""
     offline: list[StreamFacts]
@@ -88,7 +91,7 @@ def gather(path: Path, deployment: Path | None = None) -> Facts:
     status, flown = read_json(run.status), read_deployment(deployment) if deployment else read_json(run.deployment)
     evaluations = latest_evaluations(metrics)
     results: dict[str, Result] = {}
-    returns, problem = None, ""
+    returns, identity, problem = None, str(config.replay), ""
     offline: list[StreamFacts] = []
     try:
         store = Store.open(config.replay)
@@ -96,6 +99,7 @@ def gather(path: Path, deployment: Path | None = None) -> Facts:
         table = episode_table(reader)
         offline, _ = stream_facts(reader, table)
         returns = table.returns[~table.interrupted]
+        identity = data_identity(store.spec, table.returns)
         if len(returns):
             results["data"] = data_result(task, store, reader, table)
     except ReplayError as error:
@@ -131,6 +135,7 @@ def gather(path: Path, deployment: Path | None = None) -> Facts:
         deployment=flown,
         export=read_json(run.export),
         data_returns=returns if returns is not None and len(returns) else None,
+        data_identity=identity,
         data_problem=problem,
         offline=offline,
         online=online,

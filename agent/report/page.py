@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from agent import __version__
 from agent.console import plural
 from agent.errors import RunError
-from agent.files import write_atomic
+from agent.files import check_place, write_atomic
 from agent.report.facts import Facts, gather
 from agent.report.rollout import Rollout, rollout
 from agent.report.side_by_side import named
@@ -33,10 +33,12 @@ def write_report(
     is no run or `out` cannot be written, and ReplayError where the run's own store is damaged; an unreadable offline
     store is named in the page instead, and so is what hinders the drawing.
     """
-    facts = gather(run, deployment)
     directory = RunDirectory(run)
+    page = out or directory.report
+    facts = gather(run, deployment)
+    check_place("--out", page)
     episode = rollout(directory, facts.env, facts.config.seed) if with_rollout else None
-    return write_page(out or directory.report, render(facts, episode))
+    return write_page(page, render(facts, episode))
 
 
 def write_comparison(runs: Sequence[Path], out: Path) -> Path:
@@ -44,7 +46,9 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
 
     Raises like `write_report`.
     """
-    return write_page(out, render_comparison(named([gather(run) for run in runs], runs)))
+    gathered = named([gather(run) for run in runs], runs)
+    check_place("--out", out)
+    return write_page(out, render_comparison(gathered))
 
 
 def write_page(out: Path, page: str) -> Path:

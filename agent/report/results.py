@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from agent.scores import summarize, wilson
-from envs.catalog import Task, lookup, normalized_score
+from envs.catalog import Task, counts_as_scored, lookup, normalized_score
 from envs.errors import EnvError
 from replay.episodes import EpisodeTable
 from replay.reader import StoreReader
@@ -49,6 +49,8 @@ class Result:
     """Mean steps of the successful episodes."""
     online_steps: int
     """Online steps before it was evaluated."""
+    comparable: bool = True
+    """Whether its return counts rewards as the other results do; False for data recorded under another count."""
 
 
 def task_of(env: dict[str, Any] | None) -> Task | None:
@@ -120,11 +122,12 @@ def data_result(task: Task | None, store: Store, reader: StoreReader, table: Epi
     returns, lengths = table.returns[whole], table.length[whole]
     successes = data_successes(task, store, reader, table)
     score = summarize(task or Task(id=""), returns, lengths, None if successes is None else successes[whole])
-    if task is not None and (task.scoring_kwargs or (task.score == "success" and successes is None)):
-        # Recorded under another reward count than the score is for: the two do not compare.
+    comparable = task is None or counts_as_scored(task.id, store.spec.env)
+    if not comparable or (task is not None and task.score == "success" and successes is None):
         score = dataclasses.replace(score, normalized=None)
     made = result_of(score.to_json(), task, key="data")
-    return dataclasses.replace(made, label="Logged data", detail=f"{int(lengths.sum()):,} steps")
+    detail = f"{int(lengths.sum()):,} steps" + ("" if comparable else ", rewards counted otherwise than in scoring")
+    return dataclasses.replace(made, label="Logged data", detail=detail, comparable=comparable)
 
 
 def data_successes(task: Task | None, store: Store, reader: StoreReader, table: EpisodeTable) -> np.ndarray | None:

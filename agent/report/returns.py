@@ -38,7 +38,7 @@ def learning_curve(facts: Facts) -> Picture | None:
     if not points or not facts.config.online_steps:
         return None
     data = facts.results.get("data")
-    line = measure(data, kind) if data is not None else None
+    line = measure(data, kind) if data is not None and data.comparable else None
     warmup = facts.config.online.warmup_steps
 
     def draw(figure: Any) -> None:
@@ -95,12 +95,18 @@ def interval_words(ci: tuple[float, float] | None, kind: str) -> str:
 
 
 def return_histogram(facts: Facts) -> Picture | None:
-    """Returns of the logged episodes with the means of data and policies marked; None without logged data."""
+    """Returns of the logged episodes with the means of data and policies marked; None without logged data.
+
+    The policies' are left out where the data counts rewards otherwise.
+    """
     returns = facts.data_returns
     if returns is None:
         return None
     edges, counts = bins(returns)
-    marks = [(result.label, result.mean, *MARKS[key]) for key, result in facts.results.items()]
+    comparable = facts.results["data"].comparable
+    marks = [
+        (result.label, result.mean, *MARKS[key]) for key, result in facts.results.items() if comparable or key == "data"
+    ]
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
@@ -130,7 +136,8 @@ def return_histogram(facts: Facts) -> Picture | None:
         + ", ".join(f"{name} {number(mean)}" for name, mean, _, _ in marks)
         + "."
     )
-    return picture("returns", "Returns of the logged episodes, and where the policies stand", words, draw)
+    policies = "and where the policies stand" if comparable else "their rewards counted otherwise than in scoring"
+    return picture("returns", f"Returns of the logged episodes, {policies}", words, draw)
 
 
 def stacked(marks: list[tuple[str, float, str, str]], middle: float) -> list[tuple[str, float, str, str]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from agent.console import plural
 from agent.errors import RenderingError
-from agent.filming import film
+from agent.filming import MOST_STEPS, film, may_be_cut
 from agent.publish import policy_path, published_versions
 from agent.report.words import number
 from agent.run_directory import RunDirectory
@@ -44,18 +44,29 @@ def rollout(run: RunDirectory, env: dict[str, Any] | None, seed: int) -> Rollout
     made = sorted(run.videos.glob(f"*-v{version:06d}.mp4")) if run.videos.is_dir() else []
     if made:
         label = made[-1].stem.partition("-")[0]
-        return embedded(made[-1], f"An episode of policy version {version}, from the evaluation {label}.")
+        part = f"The beginning, up to {MOST_STEPS} steps, of an episode" if may_be_cut(env) else "An episode"
+        return embedded(made[-1], f"{part} of policy version {version}, from the evaluation {label}.")
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "rollout.mp4"
         try:
             episode = film(policy_path(run.policies, version), video, env=env, seed=seed)
         except RenderingError as error:
             return Rollout(source="", words=f"No episode could be drawn: {error}.")
-        words = f"An episode of policy version {version}: {plural(episode['steps'], 'step')}, return "
-        words += number(float(episode["return"]))
-        if episode.get("success") is not None:
-            words += ", the task was solved" if episode["success"] else ", the task was not solved"
-        return embedded(video, words + ".")
+        return embedded(video, described(episode, version))
+
+
+def described(episode: dict[str, Any], version: int) -> str:
+    """What is seen of an episode; one that was cut may yet have solved its task."""
+    steps, gained = plural(episode["steps"], "step"), number(float(episode["return"]))
+    if episode["cut"]:
+        words = f"The first {steps} of an episode of policy version {version}: return {gained} so far"
+    else:
+        words = f"An episode of policy version {version}: {steps}, return {gained}"
+    if episode.get("success"):
+        words += ", the task was solved"
+    elif episode.get("success") is not None and not episode["cut"]:
+        words += ", the task was not solved"
+    return f"{words}."
 
 
 def embedded(video: Path, words: str) -> Rollout:

@@ -30,7 +30,7 @@ from agent.report.words import (
 )
 
 MARKERS = "osD^vP"
-PLACES = frozenset({"out", "seed"})
+PLACES = frozenset({"out", "replay", "seed"})
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -82,7 +82,7 @@ def result_rows(runs: Sequence[Facts]) -> list[dict[str, Any]]:
     kind = common_scale(runs)
 
     def cell(result: Result | None) -> tuple[str, str]:
-        measured = None if result is None else measure(result, kind)
+        measured = None if result is None or not result.comparable else measure(result, kind)
         if measured is None:
             return "–", ""
         value, ci = measured
@@ -161,12 +161,18 @@ def curves(runs: Sequence[Facts]) -> Picture | None:
 
 
 def seed_groups(runs: Sequence[Facts]) -> list[tuple[str, list[Facts]]]:
-    """Runs that differ in nothing but the seed, by the names of the first and how many there are; two or more each."""
-    groups: dict[str, list[Facts]] = {}
+    """Runs that differ in nothing but the seed, by the names of the first and how many there are; two or more each.
+
+    They learn from the same data, wherever it lies, or each from a log of its own that the same request made; of runs
+    with the same seed the first stands.
+    """
+    groups: dict[str, dict[int, Facts]] = {}
     for facts in runs:
-        values = {name: value for name, value in flatten(facts.config).items() if name not in PLACES | {"replay"}}
-        groups.setdefault(repr(values), []).append(facts)
-    return [(f"{g[0].name} and {plural(len(g) - 1, 'other seed')}", g) for g in groups.values() if len(g) > 1]
+        values = {name: value for name, value in flatten(facts.config).items() if name not in PLACES}
+        key = repr((values, facts.env, facts.data_identity))
+        groups.setdefault(key, {}).setdefault(facts.config.seed, facts)
+    seeds = [list(group.values()) for group in groups.values() if len(group) > 1]
+    return [(f"{group[0].name} and {plural(len(group) - 1, 'other seed')}", group) for group in seeds]
 
 
 def seed_bands(runs: Sequence[Facts]) -> Picture | None:

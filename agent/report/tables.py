@@ -11,8 +11,8 @@ from agent.report.words import elapsed, moment, number, small, whole
 
 
 def interval_bars(facts: Facts) -> dict[str, tuple[float, float, float]]:
-    """For each result the left edge, width and mean of its interval, in percent of the span of all of them."""
-    intervals = {key: r.ci or (r.mean, r.mean) for key, r in facts.results.items()}
+    """For each comparable result the left edge, width and mean of its interval, in percent of the span of all."""
+    intervals = {key: r.ci or (r.mean, r.mean) for key, r in facts.results.items() if r.comparable}
     if not intervals:
         return {}
     least, most = min(low for low, _ in intervals.values()), max(high for _, high in intervals.values())
@@ -68,7 +68,9 @@ def export_rows(record: dict[str, Any] | None) -> list[tuple[str, str]]:
             if "tolerance" in parity:
                 text += f", allowed {small(parity['tolerance'])}"
             rows.append((f"{name}: largest difference of an action", text))
-    rows += [(f"{name}: left out", str(reason)) for name, reason in dict(record.get("left_out") or {}).items()]
+    for name, failed in dict(record.get("left_out") or {}).items():
+        differs, allowed = small(failed["parity"]["action_error_ordinary"]), small(failed["limit"])
+        rows.append((f"{name}: left out", f"an action differs by {differs}, allowed {allowed}"))
     rows.append(("signed", "yes" if record.get("signed") else "no"))
     return rows
 

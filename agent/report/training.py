@@ -61,6 +61,7 @@ PANELS: dict[str, tuple[Series, ...]] = {
         Series(key="weight_mean", label="mean", wide_range=True),
         Series(key="weight_max", label="largest", colour=PRETRAINED, style="--"),
     ),
+    "Weights at the clip": (Series(key="weight_clipped_share", label="share of the batch"),),
     "Updates per second": (Series(key="updates_per_second", label="updates per second"),),
 }
 
@@ -74,7 +75,6 @@ CONTEXT = frozenset(
         "policy_version",
         "data_wait_fraction",
         "checkpoint_block_ms",
-        "weight_clipped_share",
         "wait_seconds",
     }
 )

@@ -149,17 +149,7 @@ def summary(facts: Facts) -> list[str]:
     results, kind = facts.results, scale_of(facts)
     said = []
     if "data" in results:
-        data, pretrained = results["data"], results.get("pretrained")
-        shown = shared_scale(data, pretrained or data, kind)
-        text = f"The logged data ({plural(data.episodes, 'episode')}) has {named(data, shown)}"
-        if pretrained is not None:
-            place = {1: "lies above it", 0: "cannot be told from it", -1: "lies below it"}[
-                order(data, pretrained, shown)
-            ]
-            measured = measure(pretrained, shown)
-            assert measured is not None
-            text += f"; the pretrained policy with {value_text(measured[0], shown)} {place}"
-        said.append(text + ".")
+        said.append(logged(results["data"], results.get("pretrained"), kind))
     if facts.export is not None:
         said.append(exported(facts.export))
     if "deployed" in results:
@@ -168,6 +158,20 @@ def summary(facts: Facts) -> list[str]:
     if facts.status is not None and facts.status["phase"] != "done":
         said.append(state(facts.status))
     return said
+
+
+def logged(data: Result, pretrained: Result | None, kind: str) -> str:
+    """What the logged data reaches, and where the pretrained policy lies beside it."""
+    shown = RETURN if not data.comparable else shared_scale(data, pretrained or data, kind)
+    text = f"The logged data ({plural(data.episodes, 'episode')}) has {named(data, shown)}"
+    if not data.comparable:
+        return f"{text}, its rewards counted otherwise than in scoring: the policies do not compare with it."
+    if pretrained is not None:
+        place = {1: "lies above it", 0: "cannot be told from it", -1: "lies below it"}[order(data, pretrained, shown)]
+        measured = measure(pretrained, shown)
+        assert measured is not None
+        text += f"; the pretrained policy with {value_text(measured[0], shown)} {place}"
+    return f"{text}."
 
 
 def exported(record: dict[str, Any]) -> str:

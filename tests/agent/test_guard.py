@@ -385,7 +385,9 @@ def test_a_follower_of_one_kind_holds_nothing_else_of_a_long_file(tmp_path: Path
 
 @pytest.mark.parametrize(("mean", "recipe"), [(10.0, "default"), (10.5, "fast"), (9.5, "safe")])
 def test_the_switch_report_names_a_recipe_by_the_lead_over_the_data(mean: float, recipe: str) -> None:
-    lone = switch_report(score("pretrained", mean, std=0.0, episodes=1), 10.0)
+    lone = switch_report(score("pretrained", mean, std=0.0, episodes=1), 10.0, comparable=True)
     assert (lone["standard_error"], lone["suggested"]) == (None, "default")
-    report = switch_report(score("pretrained", mean, episodes=25), 10.0)
+    report = switch_report(score("pretrained", mean, episodes=25), 10.0, comparable=True)
     assert report == {"pretrained": mean, "standard_error": 0.2, "dataset": 10.0, "suggested": recipe}
+    other = switch_report(score("pretrained", mean, episodes=25), 10.0, comparable=False)
+    assert other == {**report, "suggested": None}

@@ -21,7 +21,8 @@ from agent.files import append_line, write_atomic
 from agent.report import write_report
 from agent.report.facts import gather, surviving
 from agent.report.returns import bins
-from agent.report.tables import configuration
+from agent.report.rollout import described
+from agent.report.tables import configuration, interval_bars
 from agent.report.training import other_panels, thin
 from agent.report.words import lead, summary
 from agent.run_directory import RunDirectory
@@ -83,6 +84,7 @@ def test_what_an_export_a_deployment_and_the_diagnostics_recorded_is_shown(finis
         "p", class_="summary"
     )
     exported = page.text("section", **{"aria-labelledby": "export"})
+    assert "int8: left out an action differs by 3e−2, allowed 2e−2" in exported
     assert "float32: largest difference of an action 3e−7 over 10,000 observations, allowed 1e−5" in exported
     assert "wfp16: largest difference of an action 2e−4" in exported
     told = " ".join(attributes["aria-label"] for tag, attributes in page.elements if tag == "svg")
@@ -168,6 +170,25 @@ def test_a_task_with_references_is_judged_by_its_normalised_score(make_run: Call
     low, high = facts.results["finetuned"].normalized_ci or (0.0, 0.0)
     assert low == pytest.approx(100 * (2900.0 + 20.272305) / 3254.572305)
     assert high == pytest.approx(100 * (3063.4 + 20.272305) / 3254.572305)
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["paid every step", "paid once"])
+def test_data_of_another_reward_count_is_compared_with_nothing(
+    make_run: Callable[..., RunDirectory], once: bool
+) -> None:
+    kwargs = {"remove_task_when_completed": once, "terminate_on_tasks_completed": once}
+    kitchen = {"id": "FrankaKitchen-v1", "kwargs": kwargs, "max_episode_steps": 280}
+    score = {"normalized": 37.5, "success": None, "steps_to_goal": None}
+    run = make_run(evaluation("pretrained", 0, 1.5, (1.4, 1.6), **score), env=kitchen)
+    facts, page = gather(run.path), page_of(run)
+    told = " ".join(attributes["aria-label"] for tag, attributes in page.elements if tag == "svg")
+    assert ("lies above it" in summary(facts)[0]) == once
+    assert ("the policies do not compare with it" in summary(facts)[0]) == (not once)
+    assert ("The logged data lies at 0.275" in told) == once
+    assert ("Marked means: Logged data 0.275, Pretrained 1.500" in told) == once
+    assert ("Marked means: Logged data 0.275." in told) == (not once)
+    assert ("data" in interval_bars(facts)) == once
+    assert ("rewards counted otherwise" in page.text("tr", id="result-data")) == (not once)
 
 
 def test_single_episodes_are_told_without_an_interval(make_run: Callable[..., RunDirectory]) -> None:
@@ -320,7 +341,7 @@ def test_what_is_no_run_is_refused_and_nothing_written(tmp_path: Path) -> None:
 
 def test_an_unwritable_place_is_refused_in_one_line(make_run: Callable[..., RunDirectory], tmp_path: Path) -> None:
     run = make_run()
-    with pytest.raises(RunError, match=r"cannot write the report .*nowhere.* choose another --out"):
+    with pytest.raises(RunError, match=r"there is no folder .*nowhere: make it, or choose another --out"):
         write_report(run.path, tmp_path / "nowhere" / "report.html")
 
 
@@ -334,6 +355,21 @@ def test_a_damaged_record_is_named_and_the_old_report_stands(
     with pytest.raises(RunError, match=r"deploy\.json .*remove it to leave it out"):
         write_report(run.path)
     assert run.report.read_text() == "the report of yesterday"
+
+
+@pytest.mark.parametrize(
+    ("cut", "success", "words"),
+    [
+        (False, 0.0, "An episode of policy version 7: 500 steps, return 3.000, the task was not solved."),
+        (True, 0.0, "The first 500 steps of an episode of policy version 7: return 3.000 so far."),
+        (True, 1.0, "The first 500 steps of an episode of policy version 7: return 3.000 so far, the task was solved."),
+        (True, None, "The first 500 steps of an episode of policy version 7: return 3.000 so far."),
+    ],
+)
+def test_a_cut_episode_is_told_as_its_beginning_and_not_as_a_failure(
+    cut: bool, success: float | None, words: str
+) -> None:
+    assert described({"steps": 500, "return": 3.0, "success": success, "cut": cut}, 7) == words
 
 
 def test_lines_that_a_resume_took_back_are_left_out() -> None:

@@ -13,7 +13,7 @@ from agent.report.facts import Facts, gather
 from agent.report.side_by_side import comparison_lead, differences, distinct_names, named, seed_groups
 from agent.run_directory import RunDirectory
 from tests.agent_report.page import Page
-from tests.agent_report.runs import FINISHED, evaluation, finish, make_run_in
+from tests.agent_report.runs import FINISHED, MAZE, evaluation, finish, make_run_in
 
 
 def make(folder: Path, name: str, *records: dict[str, Any], **more: Any) -> RunDirectory:
@@ -73,6 +73,29 @@ def test_seeds_of_one_experiment_are_drawn_as_one(runs: list[RunDirectory], tmp_
     page = Page(write_comparison([run.path for run in runs], tmp_path / "runs.html").read_text())
     words = next(a["aria-label"] for t, a in page.elements if t == "svg" and "Means over seeds" in a["aria-label"])
     assert "91% at 6,000 steps, its seeds between 88% and 94%" in words
+
+
+def test_seeds_are_runs_on_the_same_data_in_the_same_environment(tmp_path: Path) -> None:
+    large = {**MAZE, "id": "PointMaze_Large-v3"}
+
+    def log(seed: int, steps: int) -> dict[str, Any]:
+        """An ingested log, as the demo makes one for each seed."""
+        collected = {"kind": "collect", "policy": "expert", "seed": seed, "steps": steps}
+        return {"kind": "slipway", "name": f"/{seed}/log.zarr", "digest": f"{seed}", "recorded": collected}
+
+    runs = gathered(
+        make(tmp_path, "a", seed=0),
+        make(tmp_path, "elsewhere", seed=1),
+        make(tmp_path, "same-seed", seed=1),
+        make(tmp_path, "other-data", seed=2, successes=12),
+        make(tmp_path, "other-maze", seed=3, env=large),
+        *(make(tmp_path, f"log-{seed}", seed=seed, source=log(seed, 10_000), successes=9 + seed) for seed in (0, 1)),
+        make(tmp_path, "longer-log", seed=2, source=log(2, 20_000)),
+    )
+    assert [[facts.name.partition("/")[0] for facts in group] for _, group in seed_groups(runs)] == [
+        ["a", "elsewhere"],
+        ["log-0", "log-1"],
+    ]
 
 
 def test_equal_runs_differ_in_nothing(tmp_path: Path) -> None:
