@@ -16,6 +16,7 @@ help:
 	@echo "make docs       the documentation as a site, in site/"
 	@echo "make bench      list benchmarks; make bench NAME=deploy_latency runs one"
 	@echo "make install    make .venv (the other targets do this by themselves)"
+	@echo "make clean      remove .venv, runs/demo, builds and caches; your own runs stay"
 
 install: $(STAMP)
 
@@ -60,4 +61,4 @@ else
 endif
 
 clean:
-	rm -rf $(VENV) runs build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) runs/demo build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -10,10 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from agent.errors import RunError
 from replay.layout import fsync_directory
 
 PAGE_BYTES = 4096
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+
+
+def check_place(flag: str, file: Path) -> None:
+    """RunError where no `file`, which `flag` names, could be written, before the work that is to fill it."""
+    if file.is_dir():
+        raise RunError(f"{flag} {file} is a folder: name a file")
+    if not file.parent.is_dir():
+        raise RunError(f"{flag} {file}: there is no folder {file.parent}: make it, or choose another {flag}")
+    if not os.access(file.parent, os.W_OK):
+        raise RunError(f"{flag} {file}: the folder {file.parent} cannot be written: choose another {flag}")
 
 
 def write_atomic(path: Path, data: bytes, *, durable: bool = True) -> None:

@@ -22,10 +22,10 @@ MOST_SECONDS = 180.0
 
 
 def film(policy: Path, out: Path, *, env: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Write `out` (.mp4 or .gif) and return {"name", "steps", "return", "success", "frames", ...} of the episode.
+    """Write `out` (.mp4 or .gif) and return {"name", "steps", "return", "success", "cut", ...} of the episode.
 
     `env` is the run's environment ({"id", "kwargs", "max_episode_steps"}), which the policy's contract names too; the
-    episode is cut after `MOST_STEPS` steps.
+    episode is cut after `MOST_STEPS` steps, as "cut" then says.
 
     Raises:
         RenderingError: nothing draws here, or the environment has no picture; says what to do.
@@ -46,7 +46,13 @@ def film(policy: Path, out: Path, *, env: dict[str, Any], seed: int) -> dict[str
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RenderingError(said.removeprefix("slipway play: "))
     episode: dict[str, Any] = json.loads(done.stdout)["episodes"][0]
-    return episode
+    return {**episode, "cut": may_be_cut(env) and episode["steps"] >= MOST_STEPS}
+
+
+def may_be_cut(env: dict[str, Any]) -> bool:
+    """Whether an episode in `env` may last longer than its film."""
+    limit = env.get("max_episode_steps")
+    return limit is None or limit > MOST_STEPS
 
 
 def as_gif(video: Path) -> tuple[bytes, tuple[int, int]]:

@@ -76,8 +76,8 @@ def play_policy(env: FlatEnv, policy: Any, *, episodes: int, rng: np.random.Gene
         played = run_episode(env, policy, seed=seed, fps=fps, on_frame=lambda _, m=mechanics: m.note(env))  # type: ignore[misc]
         yield Shown(
             name=f"seed {seed}", how="policy", note="", frames=played.frames, frame_steps=played.frame_steps,
-            fps=played.fps, observations=played.observations, actions=played.actions, rewards=played.rewards,
-            success=played.success, mechanics=mechanics,
+            stride=played.stride, fps=played.fps, observations=played.observations, actions=played.actions,
+            rewards=played.rewards, success=played.success, mechanics=mechanics,
         )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def play_logged(env: FlatEnv, reader: StoreReader, table: EpisodeTable, e: int, 
     success = episode.info.get("success")
     return Shown(
         name=f"{episode.stream} #{episode.episode_id}", how=how, note=note, frames=frames, frame_steps=steps,
-        fps=shown_fps, observations=episode.observations, actions=episode.actions,
+        stride=stride, fps=shown_fps, observations=episode.observations, actions=episode.actions,
         rewards=episode.rewards.astype(np.float64), success=None if success is None else float(success.max() > 0),
         mechanics=mechanics,
     )  # fmt: skip

@@ -9,6 +9,7 @@ may abort the process: `backend` tries in a child process, once.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -75,6 +76,8 @@ class DrawnEpisode:
     """[F, H, W, 3] uint8: the first observation's, one every few steps, and the last; F = 0 where none is drawn."""
     frame_steps: NDArray[np.int64]
     """[F], steps taken before each frame."""
+    stride: int
+    """Steps from one frame to the next; the last frame may come early."""
     fps: float
     """Frames a second at which it plays in real time."""
     observations: NDArray[np.float32]
@@ -85,6 +88,11 @@ class DrawnEpisode:
     """[T], raw."""
     success: float | None
     """Whether the task was solved at any step, 0 or 1; None where the task does not tell."""
+
+    @property
+    def step_seconds(self) -> float:
+        """Simulated seconds of a step."""
+        return 1.0 / (self.fps * self.stride)
 
     @property
     def episode_return(self) -> float:
@@ -208,7 +216,7 @@ def draw(env: FlatEnv) -> Frames | None:
 
 def stride_of(env: FlatEnv, fps: float) -> tuple[int, float]:
     """(steps from one frame to the next, resulting frames a second) for at most `fps` in real time."""
-    rate = float(env.metadata.get("render_fps") or fps)
+    rate = float(env.metadata.get("render_fps") or (fps if math.isfinite(fps) else MOST_FPS))
     stride = max(1, round(rate / fps))
     return stride, rate / stride
 
@@ -276,6 +284,7 @@ def run_episode(
     return RenderedEpisode(
         frames=film.frames(),
         frame_steps=np.array(film.steps),
+        stride=stride,
         fps=shown_fps,
         observations=np.stack(observations),
         actions=np.array(actions, np.float32).reshape(len(actions), len(env.action_low)),

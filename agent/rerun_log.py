@@ -45,12 +45,9 @@ def write_rerun(path: Path, shown: Sequence[Shown], leaves: Sequence[Leaf]) -> N
 def log_episode(recording: Any, branch: str, episode: Shown, leaves: Sequence[Leaf]) -> None:
     """One episode below `branch`."""
     recording.log(branch, rr.TextDocument(f"{episode.name}, {episode.how}. {episode.note}"), static=True)
-    # A frame is so many steps long; the last may come early.
-    gaps = np.diff(episode.frame_steps[:2])
-    step_seconds = 1.0 / (episode.fps * float(gaps[0])) if len(gaps) else 1.0 / episode.fps
 
     def series(name: str, steps: NDArray[np.int64], values: Any) -> None:
-        times = [rr.TimeColumn("step", sequence=steps), rr.TimeColumn("time", duration=steps * step_seconds)]
+        times = [rr.TimeColumn("step", sequence=steps), rr.TimeColumn("time", duration=steps * episode.step_seconds)]
         columns = rr.Scalars.columns(scalars=np.asarray(values, np.float64))
         recording.send_columns(f"{branch}/{name}", indexes=times, columns=columns)
 
@@ -65,10 +62,10 @@ def log_episode(recording: Any, branch: str, episode: Shown, leaves: Sequence[Le
     for name, positions in episode.mechanics.positions.items():
         series(f"joint/{name}/position", episode.frame_steps, positions)
         series(f"joint/{name}/velocity", episode.frame_steps, episode.mechanics.velocities[name])
-    log_places(recording, branch, episode, step_seconds)
+    log_places(recording, branch, episode)
 
 
-def log_places(recording: Any, branch: str, episode: Shown, step_seconds: float) -> None:
+def log_places(recording: Any, branch: str, episode: Shown) -> None:
     """Pictures, bodies, and the paths of those that travel farthest."""
     places = {name: np.stack(track) for name, track in episode.mechanics.bodies.items()}
     travelled = {name: float(np.ptp(track, axis=0).max()) for name, track in places.items()}
@@ -77,7 +74,7 @@ def log_places(recording: Any, branch: str, episode: Shown, step_seconds: float)
         recording.log(f"{branch}/path/{name}", rr.LineStrips3D([places[name]]), static=True)
     for number, step in enumerate(episode.frame_steps):
         recording.set_time("step", sequence=int(step))
-        recording.set_time("time", duration=float(step) * step_seconds)
+        recording.set_time("time", duration=float(step) * episode.step_seconds)
         for name in farthest:
             recording.log(f"{branch}/body/{name}", rr.Points3D([places[name][number]], radii=0.01))
         if len(episode.frames):

@@ -233,7 +233,7 @@ def ago(seconds: float) -> str:
 def size(number: float) -> str:
     """Bytes with a unit: `1.2 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
+        if number < 999.5:  # more rounds to 1e+03
             return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:.3g} TB"

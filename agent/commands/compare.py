@@ -27,6 +27,7 @@ from agent.comparison.runs import Runner, has_runs, progress_of
 from agent.config_files import load_toml
 from agent.console import messages, plural, progress, results, table, write_json
 from agent.errors import ConfigError, RunError
+from agent.files import check_place
 from agent.kinds import what_is
 from agent.process import StopSignal
 
@@ -77,7 +78,10 @@ def run(args: Args) -> int:
         args.replay, variants, seeds=args.seeds, out=args.out, env=args.env, settings=settings_of(args),
         where=str(args.config) if args.config else "the flags",
     )  # fmt: skip
-    runner = Runner(plan, out=args.out, cores=args.cores or len(os.sched_getaffinity(0)))
+    try:
+        runner = Runner(plan, out=args.out, cores=args.cores or len(os.sched_getaffinity(0)))
+    except OSError as error:
+        raise RunError(f"--out {args.out} cannot be made ({error.strerror}): choose another --out") from error
     finished = train_with_progress(runner, plan)
     tasks = gather(plan, failures=runner.failures, seconds=runner.seconds, rng=np.random.default_rng(0))
     record = {
@@ -135,15 +139,8 @@ def is_free_or_ours(out: Path) -> bool:
 
 def check_page(page: Path, out: Path) -> None:
     """RunError where the page could not be written at the end of all training."""
-    folder = page.parent
-    if page.is_dir():
-        raise RunError(f"--html {page} is a folder: name a file")
-    if folder.resolve() == out.resolve():
-        return  # which is made if need be
-    if not folder.is_dir():
-        raise RunError(f"--html {page}: there is no folder {folder}: make it, or choose another --html")
-    if not os.access(folder, os.W_OK):
-        raise RunError(f"--html {page}: the folder {folder} cannot be written: choose another --html")
+    if page.is_dir() or page.parent.resolve() != out.resolve():  # which is made if need be
+        check_place("--html", page)
 
 
 def settings_of(args: Args) -> dict[str, Any]:
@@ -175,7 +172,8 @@ def train_with_progress(runner: Runner, plan: list[Run]) -> bool:
                 notes.append(f"{job.run.variant} seed {job.run.seed} {100 * (offline + online) / max(goal, 1):.0f}%")
             overall(ended, note=", ".join(notes))
 
-        return runner.work(tick, StopSignal())
+        with StopSignal() as stopping:
+            return runner.work(tick, stopping)
 
 
 COLUMNS = ["method", "mean ± s.e.", "IQM", "95% interval", "better*", "runs", "min/run"]

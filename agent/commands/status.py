@@ -6,6 +6,8 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import time
 from collections import deque
@@ -140,7 +142,7 @@ def gather(directory: RunDirectory, told: Told) -> dict[str, Any]:
     status["last_incident_time"] = told.last_incident.get("time")
     status["last_evaluation"] = told.evaluations[-1] if told.evaluations else None
     status["evaluation_before"] = told.evaluations[0] if len(told.evaluations) > 1 else None
-    status["replay_bytes"] = sum(512 * file.stat().st_blocks for file in directory.replay.rglob("*") if file.is_file())
+    status["replay_bytes"] = bytes_below(directory.replay)
     status.setdefault("disk_free_bytes", shutil.disk_usage(directory.path).free)
     lines = told.training
     status |= dict.fromkeys(COUNTERS)
@@ -152,6 +154,16 @@ def gather(directory: RunDirectory, told: Told) -> dict[str, Any]:
         if lines[1]["phase"] == "online":
             status["steps_per_second"] = (lines[1]["online_steps"] - lines[0]["online_steps"]) / seconds
     return status
+
+
+def bytes_below(folder: Path) -> int:
+    """What the files below `folder` take on the disk; those that a writer takes away meanwhile do not count."""
+    taken = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                taken += 512 * Path(place, name).stat().st_blocks
+    return taken
 
 
 def check_status(status: dict[str, Any], file: Path) -> None:

@@ -48,15 +48,17 @@ def follow(run: RunDirectory, config: TrainConfig, stopping: Callable[[], bool])
     tracker: Tracker = importlib.import_module(f"agent.trackers.{config.tracker}_tracker").open_run(
         name=run.path.resolve().name, folder=run.path.resolve(), config=flatten(config), known=known.get("id")
     )
-    last, updates = False, 0
+    last, updates = False, int(known.get("updates", 0))
     while not last:
         # Once more after the request to stop: the last evaluation has been written by then.
         last = stopping()
         for line in follower.new():
-            # A line about pace has no updates of its own: it was written at those of the line before.
-            updates = int(line.get("updates", updates))
-            tracker.log(scalars(line), updates)
-        record = {"tracker": config.tracker, "id": tracker.id, "offset": follower.offset}
+            step = int(line.get("updates", updates))
+            tracker.log(scalars(line), step)
+            # A line about pace has none of its own: it was written at those of the learner's line before. An
+            # evaluation's are those of the policy that it scored, which is an older one.
+            updates = updates if line.get("kind") == "evaluation" else step
+        record = {"tracker": config.tracker, "id": tracker.id, "offset": follower.offset, "updates": updates}
         write_atomic(memory, json.dumps(record).encode(), durable=False)
         if not last:
             time.sleep(POLL_SECONDS)

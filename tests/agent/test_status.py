@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from agent.commands.status import Watched
+from agent.commands.status import Watched, bytes_below
 from agent.config import TrainConfig
 from agent.errors import RunError
 from agent.files import append_line, write_atomic
 from agent.run_directory import RunDirectory
-from agent.status_view import line, panel
+from agent.status_view import line, panel, size
 
 NOW = 1_795_225_000.0
 STATUS: dict[str, Any] = {
@@ -202,3 +202,24 @@ def test_watching_in_a_terminal_follows_the_run_to_its_end(run: RunDirectory) ->
     os.close(master)
     assert child.wait(30) == 0
     assert "done, as of" in said.decode()
+
+
+def test_files_that_go_while_they_are_counted_end_no_status(run: RunDirectory) -> None:
+    folder = run.replay / "streams" / "collector-000"
+    folder.mkdir(parents=True)
+    (run.replay / "kept").write_bytes(bytes(10_000))
+    told = "import pathlib, sys\nfiles = [pathlib.Path(sys.argv[1], str(n)) for n in range(40)]\n"
+    told += "while True:\n  for f in files: f.touch()\n  for f in files: f.unlink()\n"
+    with subprocess.Popen([sys.executable, "-c", told, str(folder)]) as writer:
+        try:
+            while not list(folder.iterdir()):
+                time.sleep(0.01)
+            taken = {bytes_below(run.replay) for _ in range(500)}
+        finally:
+            writer.kill()
+    assert min(taken) >= 10_000
+
+
+@pytest.mark.parametrize(("number", "words"), [(999, "999 B"), (999.6, "1 kB"), (999.6e6, "1 GB"), (1.23e9, "1.23 GB")])
+def test_sizes_have_three_digits(number: float, words: str) -> None:
+    assert size(number) == words

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from agent.errors import ConfigError
 from agent.files import append_line, read_lines
 from agent.run_directory import RunDirectory
 from agent.trackers import tracking
-from agent.trackers.follow import scalars
+from agent.trackers.follow import follow, scalars
 
 NAMES = ("wandb", "trackio", "mlflow")
 MISSING = [name for name in NAMES if importlib.util.find_spec(name) is None]
@@ -144,3 +145,31 @@ def test_only_numbers_are_handed_over_named_by_kind_and_label() -> None:
     }  # fmt: skip
     evaluation = {"time": 1.0, "kind": "evaluation", "label": "curve", "updates": 9, "mean": 0.5, "ci": [0, 1]}
     assert scalars(evaluation) == {"evaluation/curve/mean": 0.5}
+
+
+def test_lines_about_pace_stand_at_the_learners_updates_also_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[tuple[str, int]] = []
+
+    class Noting:
+        id = "1"
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            logged.extend((name, step) for name in values)
+
+        def close(self) -> None:
+            pass
+
+    module = SimpleNamespace(open_run=lambda **_: Noting())
+    monkeypatch.setitem(sys.modules, "agent.trackers.noting_tracker", module)
+    run, pace = make_run(tmp_path, "wandb"), {"time": 1.0, "kind": "pace", "steps_per_second": 9.0}
+    older = {"time": 1.0, "kind": "evaluation", "label": "curve", "updates": 100, "mean": 0.5}
+    for lines in ((train_line(400), older, pace), (pace, train_line(500), pace)):
+        for line in lines:
+            append_line(run.metrics, line)
+        follow(run, TrainConfig(tracker="noting"), lambda: True)  # type: ignore[arg-type]
+    assert logged == [
+        ("train/value_loss", 400), ("evaluation/curve/mean", 100), ("pace/steps_per_second", 400),
+        ("pace/steps_per_second", 400), ("train/value_loss", 500), ("pace/steps_per_second", 500),
+    ]  # fmt: skip

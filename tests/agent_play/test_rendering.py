@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gc
 import io
+import math
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from agent.errors import RenderingError
-from agent.rendering import encode, render_episode, write_video
+from agent.rendering import MOST_FPS, encode, render_episode, stride_of, write_video
+from envs.make import make_env
+from tests.agent_play.line import Line
 
 MAZE = {"id": "PointMaze_UMaze-v3", "kwargs": {"continuing_task": False}, "max_episode_steps": 40}
 HOPPER = {"id": "Hopper-v5", "kwargs": {}, "max_episode_steps": 30}
@@ -45,6 +49,21 @@ def test_frames_are_spaced_in_real_time() -> None:
     assert episode.fps == pytest.approx(25.0)
     assert len(episode.frames) == 1 + 12 // 5
     assert episode.steps == 12
+
+
+def test_an_episode_shorter_than_a_frame_keeps_its_clock() -> None:
+    episode = render_episode(np.zeros((2, 3), np.float32), HOPPER, seed=0, width=64, height=48)
+    assert (episode.steps, episode.step_seconds) == (2, pytest.approx(1 / 125))
+    cut = {**HOPPER, "max_episode_steps": 2}
+    episode = render_episode(np.zeros((2, 3), np.float32), cut, seed=0, width=64, height=48)
+    assert (list(episode.frame_steps), episode.step_seconds) == ([0, 2], pytest.approx(1 / 125))
+
+
+def test_an_environment_that_names_no_rate_is_shown_at_the_rate_of_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(Line.metadata, "render_fps")
+    with closing(make_env("tests.agent_play.line:Line-v0")) as env:
+        assert stride_of(env, math.inf) == (1, MOST_FPS)  # a window, which shows every step
+        assert stride_of(env, 10.0) == (1, 10.0)
 
 
 def test_the_same_seed_and_actions_give_the_same_pictures() -> None:

@@ -28,6 +28,8 @@ def here(place: Path, trained: Made, bundle: Made) -> Path:
     """The working directory, with good artefacts to give the bad ones a setting."""
     (place / "notes").mkdir(exist_ok=True)
     (place / "notes" / "shopping.txt").write_text("bread")
+    (place / "half").mkdir(exist_ok=True)
+    (place / "half" / "demo.json").write_text('{"seed": 0, "data')
     (place / "not_bc.toml").write_text('[algorithm]\nname = "bc"\nexpectile = 0.7\n')
     (place / "no_table.toml").write_text('name = "bc"\n')
     (place / "wrong_type.toml").write_text('pretrain_steps = "many"\n')
@@ -180,6 +182,19 @@ PLACES: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "finetune into warm-up": (("finetune", "run", "--online-steps", 100), ("100", "give more than ")),
     "status of no run": (("status", "notes"), ("notes", "slipway train")),
     "report of no run": (("report", "notes"), ("notes", "slipway train")),
+    "report into a folder": (("report", "run", "--out", "."), ("--out . is a folder", "name a file")),
+    "report on several into a folder": (("report", "run", "run", "--out", "."), ("--out . is a folder", "name a file")),
+    "page of a store into a folder": (("replay", "info", "data.zarr", "--html", "."), ("--html . is a folder",)),
+    "page of a store into no folder": (
+        ("replay", "info", "data.zarr", "--html", "never/page.html"), ("there is no folder never", "another --html"),
+    ),
+    "demo into a file": (("demo", "--out", "broken.toml"), ("broken.toml exists and holds no demo", "another --out")),
+    "demo below a file": (("demo", "--out", "broken.toml/demo"), ("cannot be made (Not a directory)", "another --out")),
+    "demo of a damaged record": (("demo", "--out", "half"), ("half/demo.json cannot be read", "another --out")),
+    "comparison below a file": (
+        ("compare", "--replay", "data.zarr", "--out", "broken.toml/here"),
+        ("--out broken.toml/here cannot be made (Not a directory)", "another --out"),
+    ),
     "replay info of nothing": (("replay", "info", "nowhere"), ("nowhere does not exist",)),
     "replay verify of nothing": (("replay", "verify", "nowhere"), ("nowhere does not exist",)),
     "replay repair like nothing": (("replay", "repair", "log.zarr", "--like", "nowhere"), ("nowhere does not exist",)),

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from agent import filming
 from agent.errors import RenderingError
 from agent.evaluator import draw_curves
 from agent.files import read_lines
 from agent.publish import policy_path, published_versions
 from agent.rendering import backend
+from agent.report import rollout as report
 from agent.run_directory import RunDirectory
 from tests.integration.conftest import Made
 
@@ -55,6 +57,26 @@ def test_an_evaluation_leaves_a_video_and_points_on_the_curves(
     assert (point.step, point.value) == (record["updates"], pytest.approx(record["mean"]))
     image = found.Images("evaluation/episode")[0]
     assert image.encoded_image_string.startswith(b"GIF89a") and (image.width, image.height) == (320, 240)
+
+
+def test_a_film_that_ends_before_its_episode_says_so(
+    filmed: tuple[RunDirectory, dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        backend()
+    except RenderingError as error:
+        pytest.skip(str(error))
+    run, _, policy = filmed
+    version, env = published_versions(run.policies)[-1], run.read_record(run.env)
+    monkeypatch.setattr(filming, "MOST_STEPS", 3)
+    monkeypatch.setattr(report, "MOST_STEPS", 3)
+    drawn = report.rollout(run, env, seed=0)
+    assert drawn is not None and drawn.words.startswith(f"The first 3 steps of an episode of policy version {version}:")
+    assert "solved" not in drawn.words
+    run.videos.mkdir()
+    filming.film(policy, run.videos / f"pretrained-000000000-v{version:06d}.mp4", env=env, seed=0)
+    kept = report.rollout(run, env, seed=0)
+    assert kept is not None and kept.words.startswith("The beginning, up to 3 steps, of an episode of policy version")
 
 
 def test_where_nothing_draws_the_evaluation_stands_and_the_event_says_why(
