@@ -43,6 +43,11 @@ def evaluation_name(label: str, step: int) -> str:
     return f"evaluation-{label}-{step}"
 
 
+def last_evaluation(config: TrainConfig) -> tuple[str, int]:
+    """Label and online step of the evaluation at the end of a run of `config`."""
+    return ("finetuned", config.online_steps) if config.online_steps else ("pretrained", 0)
+
+
 class RunDirectory:
     """Paths and small records of one run."""
 
@@ -167,3 +172,9 @@ class RunDirectory:
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluation lines of metrics.jsonl, oldest first."""
         return read_lines(self.metrics, "evaluation")
+
+    def final_evaluation(self, config: TrainConfig) -> dict[str, Any] | None:
+        """The evaluation at the end that `config` asks for, over as many episodes as it asks for; None before it."""
+        wanted = (*last_evaluation(config), config.evaluation.final_episodes)
+        found = [r for r in self.evaluations() if (r["label"], r["online_steps"], r["episodes"]) == wanted]
+        return found[-1] if found else None

@@ -14,17 +14,16 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
 
 from agent.algorithms import ALGORITHMS
 from agent.comparison.page import write_page
-from agent.comparison.plan import Run, Variant, make_plan
+from agent.comparison.plan import Run, Variant, make_plan, read_settings
 from agent.comparison.results import Method, Task, gather
 from agent.comparison.runs import Runner, has_runs, progress_of
-from agent.config_files import load_toml
 from agent.console import messages, plural, progress, results, table, write_json
 from agent.errors import ConfigError, RunError
 from agent.files import check_place
@@ -38,7 +37,7 @@ SET_BY_FLAGS = {
     "algorithm": "each variant, e.g. --algorithms iql+expectile=0.9", "replay": "--replay", "out": "--out",
     "env": "--env", "seed": "--seeds", "pretrain_steps": "--steps", "online_steps": "--online-steps",
     "preset": "--env or the environment recorded with each store",
-    "recipe": "the settings that it stands for, in the file itself",
+    "recipe": "the settings that it stands for, in the file itself", "evaluation.final_episodes": "--episodes",
 }  # fmt: skip
 
 
@@ -75,7 +74,10 @@ def run(args: Args) -> int:
     check(args)
     variants = Variant.parse_all(args.algorithms)
     plan = make_plan(
-        args.replay, variants, seeds=args.seeds, out=args.out, env=args.env, settings=settings_of(args),
+        args.replay, variants, seeds=args.seeds, out=args.out, env=args.env,
+        settings=read_settings(
+            args.config, SET_BY_FLAGS, steps=args.steps, online_steps=args.online_steps, episodes=args.episodes
+        ),
         where=str(args.config) if args.config else "the flags",
     )  # fmt: skip
     try:
@@ -143,20 +145,6 @@ def check_page(page: Path, out: Path) -> None:
         check_place("--html", page)
 
 
-def settings_of(args: Args) -> dict[str, Any]:
-    """What all runs share, as nested values: the file's, then the flags'."""
-    file = load_toml(args.config) if args.config else {}
-    for name, instead in SET_BY_FLAGS.items():
-        if name in file:
-            raise ConfigError(f"{args.config} sets {name}, which a comparison takes from elsewhere: use {instead}")
-    evaluation = file.get("evaluation", {})
-    if isinstance(evaluation, dict):
-        if "final_episodes" in evaluation:
-            raise ConfigError(f"{args.config} sets evaluation.final_episodes: use --episodes")
-        evaluation = {**evaluation, "final_episodes": args.episodes}
-    return {**file, "pretrain_steps": args.steps, "online_steps": args.online_steps, "evaluation": evaluation}
-
-
 def train_with_progress(runner: Runner, plan: list[Run]) -> bool:
     """Work through the plan with one bar for all and one for each run under way."""
     total = len(plan)
@@ -199,7 +187,7 @@ def row(method: Method) -> list[str]:
         interval_text(method.iqm_ci),
         "" if method.improvement is None else f"{method.improvement:.2f}",
         f"{done} of {len(method.scores)}",
-        f"{method.seconds / 60:.1f}",
+        "" if method.seconds is None else f"{method.seconds / 60:.1f}",
     ]
 
 

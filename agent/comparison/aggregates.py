@@ -37,11 +37,14 @@ def interval(
 
 
 def resampled(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[R, T]: in each task, R draws with replacement from its finite runs."""
-    drawn = np.empty_like(scores)
+    """[R, T]: in each task as many draws with replacement as it has finite runs, then NaN.
+
+    More would make a few runs look as certain as many.
+    """
+    drawn = np.full_like(scores, np.nan)
     for task in range(scores.shape[1]):
         finite = scores[np.isfinite(scores[:, task]), task]
-        drawn[:, task] = rng.choice(finite, len(scores))
+        drawn[: len(finite), task] = rng.choice(finite, len(finite))
     return drawn
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.algorithms import config_class
 from agent.config import TrainConfig
-from agent.config_files import load_preset, merge, validate
+from agent.config_files import load_preset, load_toml, merge, validate
 from agent.errors import ConfigError
 from envs.catalog import lookup
 from replay.store import Store
@@ -55,6 +55,25 @@ def literal(text: str) -> Any:
     if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) and text not in ("true", "false", "inf", "nan"):
         return text
     return tomllib.loads(f"value = {text}")["value"]
+
+
+def read_settings(
+    file: Path | None, elsewhere: Mapping[str, str], *, steps: int, online_steps: int, episodes: int
+) -> dict[str, Any]:
+    """What all runs share, as nested values: the file's, then the flags'.
+
+    `elsewhere` names what the file cannot say (`evaluation.final_episodes`), and what says it instead.
+    """
+    values = load_toml(file) if file else {}
+    for name, instead in elsewhere.items():
+        table, _, key = name.rpartition(".")
+        place = values.get(table, {}) if table else values
+        if isinstance(place, dict) and key in place:
+            raise ConfigError(f"{file} sets {name}, which a comparison takes from elsewhere: use {instead}")
+    evaluation = values.get("evaluation", {})
+    if isinstance(evaluation, dict):
+        evaluation = {**evaluation, "final_episodes": episodes}
+    return {**values, "pretrain_steps": steps, "online_steps": online_steps, "evaluation": evaluation}
 
 
 @dataclass(frozen=True, kw_only=True)

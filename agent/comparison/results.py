@@ -37,13 +37,13 @@ class Method:
     iqm: float | None
     """Interquartile mean of all runs."""
     iqm_ci: tuple[float, float] | None
-    """Its 95 % stratified-bootstrap interval."""
+    """Its 95 % stratified-bootstrap interval; None with fewer than two finished runs on a task."""
     improvement: float | None
     """Probability that one of its runs scores higher than one of the first method's; None for the first."""
     improvement_ci: tuple[float, float] | None
-    """Its 95 % stratified-bootstrap interval."""
-    seconds: float
-    """Median wall time of a run, evaluation included, beside the others that ran at the time."""
+    """Its 95 % stratified-bootstrap interval; None where either side has fewer than two finished runs on a task."""
+    seconds: float | None
+    """Median wall time of the runs begun, evaluation included, beside the others that ran at the time."""
     updates_per_second: float | None
     """Median over log lines and runs."""
     failures: list[str]
@@ -97,14 +97,14 @@ def summarize(
     seconds: Callable[[Run], float],
     rng: np.random.Generator,
 ) -> list[Method]:
-    """The methods' statistics over [R, T] scores each; those of fewer than one finished run a task are None."""
+    """The methods' statistics over [R, T] scores each; None where a task has too few finished runs for them."""
     first = scores[labels[0]]
     methods = []
     for label in labels:
         own, mine = scores[label], [run for run in runs if run.variant == label]
-        whole = bool(np.isfinite(own).any(axis=0).all())
-        against = whole and label != labels[0] and bool(np.isfinite(first).any(axis=0).all())
-        several = int(np.isfinite(own).sum()) > 1
+        whole, several = fewest_runs(own) >= 1, fewest_runs(own) >= 2
+        against = whole and label != labels[0] and fewest_runs(first) >= 1
+        took = [spent for run in mine if (spent := seconds(run)) > 0.0]
         methods.append(
             Method(
                 label=label,
@@ -112,10 +112,12 @@ def summarize(
                 mean=float(np.nanmean(own)) if whole else None,
                 standard_error=standard_error(own[:, 0]) if own.shape[1] == 1 and several else None,
                 iqm=interquartile_mean(own) if whole else None,
-                iqm_ci=interval(interquartile_mean, own, rng=rng) if whole and several else None,
+                iqm_ci=interval(interquartile_mean, own, rng=rng) if several else None,
                 improvement=probability_of_improvement(own, first) if against else None,
-                improvement_ci=interval(probability_of_improvement, own, first, rng=rng) if against else None,
-                seconds=statistics.median(seconds(run) for run in mine),
+                improvement_ci=interval(probability_of_improvement, own, first, rng=rng)
+                if against and several and fewest_runs(first) >= 2
+                else None,
+                seconds=statistics.median(took) if took else None,
                 updates_per_second=speed_of(mine),
                 failures=[failures[run.config.out] for run in mine if run.config.out in failures],
             )
@@ -123,21 +125,14 @@ def summarize(
     return methods
 
 
-def final_evaluation(run: Run) -> dict[str, Any] | None:
-    """The evaluation at the run's end, None before it."""
-    label = "finetuned" if run.config.online_steps else "pretrained"
-    steps = run.config.online_steps
-    found = [
-        record
-        for record in RunDirectory(run.config.out).evaluations()
-        if record["label"] == label and record["online_steps"] == steps
-    ]
-    return found[-1] if found else None
+def fewest_runs(scores: np.ndarray) -> int:
+    """Finished runs on the task of [R, T] that has the fewest."""
+    return int(np.isfinite(scores).sum(axis=0).min())
 
 
 def score_of(run: Run, unit: str) -> float:
     """Normalised score or mean return of a finished run, else NaN."""
-    record = final_evaluation(run)
+    record = RunDirectory(run.config.out).final_evaluation(run.config)
     if record is None:
         return float("nan")
     return float(record["normalized"] if unit == "score" else record["mean"])

@@ -45,6 +45,18 @@ def test_failed_runs_are_left_out_everywhere() -> None:
     assert np.isin(resampled(scores, np.random.default_rng(0)), [1.0, 3.0]).all()
 
 
+def test_a_resample_is_as_large_as_the_runs_that_there_are() -> None:
+    scores = np.array([[1.0, 5.0], [NAN, 6.0], [3.0, 7.0], [NAN, 8.0]])
+    drawn = resampled(scores, np.random.default_rng(0))
+    assert np.isfinite(drawn).sum(axis=0).tolist() == [2, 4]
+    # So that two runs of five leave as much in doubt as two of two.
+    intervals = [
+        interval(interquartile_mean, column(*runs), rng=np.random.default_rng(0), replicates=200)
+        for runs in ((1.0, 3.0), (1.0, 3.0, NAN, NAN, NAN))
+    ]
+    assert intervals[0] == intervals[1] == (1.0, 3.0)
+
+
 def test_resampling_never_mixes_tasks() -> None:
     scores = np.array([[0.0, 10.0], [1.0, 11.0], [2.0, 12.0]])
     for seed in range(20):
