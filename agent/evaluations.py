@@ -14,7 +14,7 @@ from agent.files import read_lines
 from agent.guard import squared_error
 from agent.incidents import Incidents, no_space
 from agent.publish import published_versions
-from agent.run_directory import RunDirectory, evaluation_name
+from agent.run_directory import RunDirectory, evaluation_name, last_evaluation
 from envs.catalog import counts_as_scored
 from replay.statistics import returns
 from replay.store import Store
@@ -37,6 +37,8 @@ class Evaluations:
         )
         """The report at the switch, once the pretrained policy has its score."""
         self._evaluated = {(r["label"], r["online_steps"]) for r in run.evaluations()}
+        if run.final_evaluation(config) is None:  # or over another number of episodes
+            self._evaluated.discard(last_evaluation(config))
         self._crossed = board.online_steps()
         """Online steps up to which points of the curve have had their turn, those of earlier starts included."""
 
@@ -99,7 +101,9 @@ class Evaluations:
         if child.name == evaluation_name("curve", self._board[Slot.SCORE_WANTED]):
             self._board[Slot.SCORE_ENDED] = self._board[Slot.SCORE_WANTED]
         if code != 0:
-            self._incidents.event("evaluation_failed", f"{child.name}: {child.last_words()}", exit_code=code)
+            self._incidents.event(
+                "evaluation_failed", f"{child.name}: {child.last_words()}", process=child.name, exit_code=code
+            )
             return
         if self.switch is None and self._config.online_steps:
             self._report_switch()

@@ -121,6 +121,14 @@ def read_lines(path: Path, kind: str = "") -> list[dict[str, Any]]:
         return [record for line in file for record in parse_line(line, kind)]
 
 
+def last_line(path: Path, start: int) -> str:
+    """The last line of what was written to log `path` from byte `start` on; empty where nothing was."""
+    with path.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
 def parse_line(line: bytes, kind: str) -> list[dict[str, Any]]:
     """The JSON object in `line`, of any `kind` where none is given; empty where there is none such."""
     try:

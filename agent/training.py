@@ -87,10 +87,9 @@ def is_complete(run: RunDirectory, config: TrainConfig) -> bool:
         checkpoint.read_contents(checkpoints[-1])
     except (OSError, ValueError, IndexError, CheckpointError):
         return False
-    done = {(record["label"], record["online_steps"]) for record in run.evaluations()}
-    wanted = {("pretrained", 0)} | ({("finetuned", config.online_steps)} if config.online_steps else set())
+    evaluated = run.final_evaluation(config) and any(record["label"] == "pretrained" for record in run.evaluations())
     asked = (status.get("phase"), status.get("pretrain_steps"), status.get("planned_online_steps"))
-    return asked == ("done", config.pretrain_steps, config.online_steps) and wanted <= done
+    return asked == ("done", config.pretrain_steps, config.online_steps) and bool(evaluated)
 
 
 def summary(run: RunDirectory, config: TrainConfig) -> dict[str, Any]:

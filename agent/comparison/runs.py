@@ -15,8 +15,8 @@ from typing import Any
 from agent.comparison.plan import Run
 from agent.comparison.worker import STOPPED
 from agent.config_files import to_toml
-from agent.files import append_line, read_lines, write_atomic
-from agent.run_directory import RunDirectory
+from agent.files import Follower, append_line, last_line, read_lines, write_atomic
+from agent.run_directory import RunDirectory, evaluation_name, last_evaluation
 from agent.training import is_complete
 
 POLL_SECONDS = 0.2
@@ -31,6 +31,10 @@ class Job:
     run: Run
     process: subprocess.Popen[bytes]
     log: Path
+    log_start: int
+    """Where its own lines begin in the log, which has those of earlier starts."""
+    events: Follower
+    """Of the run, from this start on."""
     started: float
 
 
@@ -45,7 +49,7 @@ class Runner:
         self.waiting = [run for run in plan if not done(run)]
         self.jobs: list[Job] = []
         self.failures: dict[Path, str] = {}
-        """Last words of the trainings that ended with an error, by run directory."""
+        """Last words of the trainings that ended with an error or without a score, by run directory."""
         out.mkdir(parents=True, exist_ok=True)
 
     def work(self, on_tick: Callable[[Runner], None], stopping: Callable[[], bool]) -> bool:
@@ -70,12 +74,14 @@ class Runner:
         config = folder / f"{stem}.toml"
         write_atomic(config, to_toml(run.config).encode())
         log = folder / f"{stem}.log"
+        events = Follower(RunDirectory(run.config.out).events, from_end=True)
         with log.open("ab") as file:
+            log_start = file.tell()
             process = subprocess.Popen(
                 [sys.executable, "-m", "agent.comparison.worker", str(config), str(os.getpid())],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
             )  # fmt: skip
-        return Job(run=run, process=process, log=log, started=time.monotonic())
+        return Job(run=run, process=process, log=log, log_start=log_start, events=events, started=time.monotonic())
 
     def _reap(self) -> None:
         for job in list(self.jobs):
@@ -84,9 +90,10 @@ class Runner:
                 continue
             self.jobs.remove(job)
             self._note(job)
-            if code not in (0, STOPPED):
-                lines = job.log.read_text(errors="replace").strip().splitlines()
-                self.failures[job.run.config.out] = lines[-1] if lines else f"exit code {code}"
+            config = job.run.config
+            # Nobody here has asked it to stop: without a score it has failed, however it ended.
+            if code not in (0, STOPPED) or RunDirectory(config.out).final_evaluation(config) is None:
+                self.failures[config.out] = last_words(job, code)
 
     def _note(self, job: Job) -> None:
         seconds = time.monotonic() - job.started
@@ -112,6 +119,17 @@ class Runner:
         """Wall time of a run over all its starts, evaluation included."""
         noted = read_lines(self.out / "seconds.jsonl")
         return float(sum(line["seconds"] for line in noted if line["run"] == self._name(run)))
+
+
+def last_words(job: Job, code: int) -> str:
+    """Why `job` has failed, which ended with exit code `code`: what it, or its final evaluation, said in this start."""
+    if code == STOPPED:
+        return "stopped from outside; the same command goes on with it"
+    if code == 0:
+        name = evaluation_name(*last_evaluation(job.run.config))
+        said = [event["message"] for event in job.events.new() if event.get("process") == name]
+        return str(said[0]) if said else "ended without its final evaluation"
+    return last_line(job.log, job.log_start) or f"ended with exit code {code} and said nothing"
 
 
 def has_runs(out: Path) -> bool:

@@ -67,6 +67,18 @@ def test_a_child_that_always_dies_ends_in_one_error_with_log_count_and_last_word
     assert {(event["process"], event["exit_code"]) for event in events} == {("learner", 3)}
 
 
+def test_last_words_are_those_of_the_last_start(run: RunDirectory) -> None:
+    log = run.logs / "learner.log"
+    log.write_text("the words of an earlier start\n")
+    child = Child(name="learner", command=["tests.agent.child", str(run.board), str(run.path / "starts"), ""], log=log)
+    for command, words in ((["json.nothing"], "json.nothing"), (child.command, "no message")):
+        child.command = command
+        child.start()
+        assert child.process is not None
+        child.process.wait()
+        assert words in child.last_words()
+
+
 def test_the_wait_before_each_restart_doubles(run: RunDirectory) -> None:
     with pytest.raises(RunError):
         supervise(run, "dies")

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from agent.cli import main
+from agent.comparison.plan import Variant, make_plan
+from agent.comparison.runs import Job, Runner
+from agent.files import read_lines
 from replay.processes import alive
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +79,69 @@ def test_a_run_that_diverges_is_reported_with_its_last_words_and_the_others_are_
     ((path, words),) = record["failures"].items()
     assert path.endswith("iql+learning_rate=1e30/seed-0")
     assert "not finite" in words or "exploded" in words
+
+
+def evaluated(run: Path) -> list[int]:
+    """Episodes of each evaluation."""
+    return [line["episodes"] for line in read_lines(run / "metrics.jsonl", "evaluation")]
+
+
+def test_other_episodes_score_a_finished_run_again_and_train_nothing(
+    maze: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, run = command(maze, tmp_path, algorithms="bc"), tmp_path / "out" / "maze" / "bc" / "seed-0"
+    compare(capsys, arguments)
+    trained = read_lines(run / "metrics.jsonl", "train")
+    for _ in range(2):
+        record = compare(capsys, [*arguments, "--episodes", "5"])
+        assert evaluated(run) == [2, 5]
+        assert read_lines(run / "metrics.jsonl", "train") == trained
+    newest = read_lines(run / "metrics.jsonl", "evaluation")[-1]
+    assert record["tasks"][0]["methods"][0]["scores"] == [newest["normalized"]]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGTERM, "stopped from outside"), (signal.SIGKILL, "exit code -9 and said nothing")],
+    ids=["SIGTERM", "SIGKILL"],
+)
+def test_a_run_that_is_ended_from_outside_has_failed_and_has_no_words_of_an_earlier_start(
+    number: signal.Signals, words: str, maze: Path, tmp_path: Path
+) -> None:
+    settings = {"pretrain_steps": 100_000, "executor": "eager"}
+    plan = make_plan([maze], [Variant.parse("bc")], seeds=1, out=tmp_path / "out", settings=settings)
+    runner = Runner(plan, out=tmp_path / "out", cores=1)
+    (tmp_path / "out" / "logs").mkdir()
+    (tmp_path / "out" / "logs" / "maze-bc-0.log").write_text("the words of an earlier start\n")
+    status = plan[0].config.out / "status.json"
+    ended: list[Job] = []
+
+    def end_it(runner: Runner) -> None:
+        if runner.jobs and not ended and status.exists() and json.loads(status.read_text())["pretrain_step"] > 0:
+            ended.append(runner.jobs[0])
+            os.kill(runner.jobs[0].process.pid, number)
+
+    assert runner.work(end_it, stopping=lambda: False)
+    assert len(ended) == 1
+    ((path, said),) = runner.failures.items()
+    assert path == plan[0].config.out and words in said and "earlier" not in said
+    agent = int(json.loads(status.read_text())["pid"])
+    wait_until(lambda: not alive(agent))
+
+
+def test_a_run_without_its_final_evaluation_has_failed_by_the_evaluations_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    module, store = "tests.faults.faulty_cart", tmp_path / "cart.zarr"
+    assert main(["collect", "--env", f"{module}:SoundCart-v0", "--policy", "random", "--steps", "100",
+                 "--out", str(store)]) == 0  # fmt: skip
+    arguments = [*command(store, tmp_path, algorithms="bc", steps=20), "--env", f"{module}:BrokenCart-v0"]
+    record = compare(capsys, arguments, code=2)
+    assert record["tasks"][0]["methods"][0]["scores"] == [None]
+    ((path, words),) = record["failures"].items()
+    assert path.endswith("cart/bc/seed-0")
+    assert "evaluation-pretrained-0" in words and "the motor is disconnected" in words
 
 
 def test_kill_minus_9_leaves_no_training_behind_and_the_same_command_goes_on(
