@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from agent.comparison.plan import Run
 from agent.comparison.results import score_of, unit_of
 from agent.evaluation import evaluate, evaluation_rng
 from agent.files import write_atomic
+from agent.policies import scoring_spec
 from agent.preparation import Preparation
 from agent.run_directory import RunDirectory
 from benchmarks.measure import HERE, ONE_THREAD
@@ -42,41 +44,65 @@ class PeerPolicy:
         return scaled
 
 
-def d3rlpy_scores(runs: Sequence[Run]) -> list[float]:
-    """Its final score for each of our `runs` of IQL on one task; trained once, kept below the runs' folder."""
-    scores = []
-    for run in runs:
-        folder = run.config.out.parent.parent / "d3rlpy" / f"seed-{run.seed}"
-        kept = folder / "score.json"
-        if not kept.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(kept, json.dumps({"score": train_and_score(run, folder)}).encode())
-        scores.append(float(json.loads(kept.read_text())["score"]))
-    return scores
+def d3rlpy_scores(runs: Sequence[Run]) -> list[float | None]:
+    """Its final score for each of our `runs` of IQL on one task, None for one of ours that has not finished."""
+    return [peer_score(run) if np.isfinite(score_of(run, unit_of(run))) else None for run in runs]
 
 
-def train_and_score(run: Run, folder: Path) -> float:
-    """Train on `run`'s prepared data in the peer's environment, then play the episodes that `run` was scored by."""
-    directory, config = RunDirectory(run.config.out), run.config
-    assert isinstance(config.algorithm, IQLConfig)
-    if not np.isfinite(score_of(run, unit_of(run))):
-        raise RuntimeError(f"{run.config.out} is not finished: train it first")
-    preparation = Preparation.from_json(json.loads(directory.preparation.read_text()))
-    np.savez(folder / "data.npz", **arrays(Store.open(config.replay), preparation))  # type: ignore[arg-type]
-    a = config.algorithm
-    settings = {
+def peer_score(run: Run) -> float:
+    """Trained and scored once, and kept below the runs' folder with what it was made by: what differs is made again."""
+    folder = run.config.out.parent.parent / "d3rlpy" / f"seed-{run.seed}"
+    kept = folder / "score.json"
+    found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    trained_by, scored_by = training_settings(run), scoring_settings(run)
+    if found.get("trained_by") != trained_by:
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.unlink(missing_ok=True)
+        train_peer(run, folder, trained_by)
+        found = {"trained_by": trained_by}
+    if found.get("scored_by") != scored_by:
+        found |= {"score": score_peer(run, folder, scored_by), "scored_by": scored_by}
+        write_atomic(kept, json.dumps(found).encode())
+    return float(found["score"])
+
+
+def training_settings(run: Run) -> dict[str, Any]:
+    """What d3rlpy_iql.py takes, as JSON gives it back."""
+    config, a = run.config, run.config.algorithm
+    assert isinstance(a, IQLConfig)
+    return {
         "steps": config.pretrain_steps, "seed": run.seed, "batch_size": a.batch_size, "discount": a.discount,
         "learning_rate": a.learning_rate, "target_rate": a.target_rate, "critics": a.critics, "hidden": list(a.hidden),
         "expectile": a.expectile, "beta": a.beta, "weight_clip": a.weight_clip, "dropout": a.dropout,
     }  # fmt: skip
+
+
+def scoring_settings(run: Run) -> dict[str, Any]:
+    """The environment and the number of episodes that `run` was scored by, as JSON gives them back."""
+    env = json.loads(RunDirectory(run.config.out).env.read_text())
+    return {"env": scoring_spec(env), "episodes": run.config.evaluation.final_episodes}
+
+
+def preparation_of(run: Run) -> Preparation:
+    """How `run` sees its data."""
+    return Preparation.from_json(json.loads(RunDirectory(run.config.out).preparation.read_text()))
+
+
+def train_peer(run: Run, folder: Path, settings: dict[str, Any]) -> None:
+    """Train on `run`'s prepared data in the peer's environment."""
+    np.savez(folder / "data.npz", **arrays(Store.open(run.config.replay), preparation_of(run)))  # type: ignore[arg-type]
     command = [peer_python("d3rlpy", REQUIREMENTS), HERE / "d3rlpy_iql.py", folder, json.dumps(settings)]
     with (folder / "log.txt").open("w") as log:
         subprocess.run(list(map(str, command)), stdout=log, stderr=log, env={**ONE_THREAD}, check=True)
     (folder / "data.npz").unlink()
-    spec = json.loads(directory.env.read_text())
+
+
+def score_peer(run: Run, folder: Path, settings: dict[str, Any]) -> float:
+    """Play the episodes that `run` was scored by."""
+    spec = settings["env"]
     env = make_env(spec["id"], kwargs=spec["kwargs"], max_episode_steps=spec["max_episode_steps"])
-    policy, rng = PeerPolicy(folder / "policy.pt", preparation), evaluation_rng(config.seed)
-    score = evaluate(policy, env, episodes=config.evaluation.final_episodes, rng=rng)
+    policy, rng = PeerPolicy(folder / "policy.pt", preparation_of(run)), evaluation_rng(run.config.seed)
+    score = evaluate(policy, env, episodes=settings["episodes"], rng=rng)
     env.close()
     return float(score.mean if unit_of(run) == "return" or score.normalized is None else score.normalized)
 

@@ -6,7 +6,8 @@
 Every dataset is extracted and ingested below --out and trained as `slipway compare` does, with its task's preset; what
 is done is kept, so the same command resumes. Every run is reported. d3rlpy trains on the same arrays (normalised
 observations, scaled rewards and actions), with the same hyper-parameters and updates, in an environment of its own, and
-is scored by the same episodes.
+is scored by the same episodes, after ours are reported. FILE is as for `slipway compare`, but that it may have an
+[algorithm] with hyper-parameters for all variants.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,23 @@ from typing import Any
 import numpy as np
 
 from agent.cli import main as slipway
-from agent.commands.compare import interval_text, number, pair, train_with_progress
-from agent.comparison.plan import Run, Variant, make_plan
+from agent.commands.compare import SET_BY_FLAGS, interval_text, number, pair, train_with_progress
+from agent.comparison.aggregates import standard_error
+from agent.comparison.plan import Run, Variant, make_plan, read_settings
 from agent.comparison.results import Task, gather
 from agent.comparison.runs import Runner
-from agent.config_files import load_toml
+from agent.errors import ConfigError
 from benchmarks.measure import machine
 from benchmarks.offline_peer import d3rlpy_scores
 
 INGEST_FLAGS = {"dapg-door-human-v0": ["--max-episode-steps", "200"]}
 """What the README of the data says of a dataset: its recording allows 300 steps, its task is scored with 200."""
+
+# As for `slipway compare`, but that the file may have hyper-parameters for all variants, whose names are the flag's.
+SET_ELSEWHERE = {name: instead for name, instead in SET_BY_FLAGS.items() if name != "algorithm"} | {
+    "algorithm.name": "--algorithms", "replay": "--datasets", "preset": "the environment recorded with each dataset",
+    "env": "`slipway compare`", "online_steps": "`slipway compare`",
+}  # fmt: skip
 
 
 def ingest(archive: Path, out: Path) -> Path:
@@ -72,22 +81,32 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train every dataset, method and seed, print a table, optionally write the results."""
+    """Train every dataset, method and seed, print a table, optionally write the results; then d3rlpy likewise."""
     args = parse()
-    args.out.mkdir(parents=True, exist_ok=True)
-    stores = [ingest(args.data / f"{name}.tar.gz", args.out) for name in args.datasets]
-    settings = {
-        **(load_toml(args.config) if args.config else {}),
-        "pretrain_steps": args.steps,
-        "evaluation": {"final_episodes": args.episodes},
-    }
-    variants = Variant.parse_all(args.algorithms)
-    plan = make_plan(stores, variants, seeds=args.seeds, out=args.out / str(args.steps), settings=settings)
-    runner = Runner(plan, out=args.out / str(args.steps), cores=args.cores)
-    train_with_progress(runner, plan)
+    try:
+        settings = read_settings(args.config, SET_ELSEWHERE, steps=args.steps, online_steps=0, episodes=args.episodes)
+        variants = Variant.parse_all(args.algorithms)
+        args.out.mkdir(parents=True, exist_ok=True)
+        stores = [ingest(args.data / f"{name}.tar.gz", args.out) for name in args.datasets]
+        where = str(args.config) if args.config else "the flags"
+        folder = args.out / str(args.steps)
+        plan = make_plan(stores, variants, seeds=args.seeds, out=folder, settings=settings, where=where)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+    runner = Runner(plan, out=folder, cores=args.cores)
+    finished = train_with_progress(runner, plan)
     tasks = gather(plan, failures=runner.failures, seconds=runner.seconds, rng=np.random.default_rng(0))
-    peers = {task: d3rlpy_scores(iql_runs(plan, task)) for task in args.datasets} if args.d3rlpy else {}
-    report(tasks, peers, args)
+    rows = report(tasks, args)
+    for path, words in runner.failures.items():
+        print(f"{path} failed: {words}", file=sys.stderr)
+    if not finished:
+        raise SystemExit("stopped: everything is saved; the same command goes on from here")
+    write(rows, args)
+    for task in tasks if args.d3rlpy else []:
+        if runs := iql_runs(plan, task.name):
+            rows.append(report_peer(task, runs, args))
+            write(rows, args)
 
 
 def iql_runs(plan: list[Run], task: str) -> list[Run]:
@@ -95,31 +114,46 @@ def iql_runs(plan: list[Run], task: str) -> list[Run]:
     return [run for run in plan if run.task == task and run.variant == "iql"]
 
 
-def report(tasks: list[Task], peers: dict[str, list[float]], args: argparse.Namespace) -> None:
-    """The table as Markdown, and the rows."""
-    made: list[dict[str, Any]] = []
+def report(tasks: list[Task], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The table as Markdown, and its rows."""
     print(f"{args.steps:,} updates, {args.episodes} episodes, seeds 0 to {args.seeds - 1}\n")
     print(
         "| dataset | data | method | runs | mean ± s.e. | interquartile mean, 95% interval |\n|---|---|---|---|---|---|"
     )
-    for task in tasks:
-        rows: list[tuple[str, list[float | None], str, str]] = [
-            (m.label, m.scores, pair(m.mean, m.standard_error), f"{number(m.iqm)} ({interval_text(m.iqm_ci)})")
-            for m in task.methods
-        ]
-        if found := peers.get(task.name):
-            spread = float(np.std(found, ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
-            rows.append(("d3rlpy IQL", list(found), pair(float(np.mean(found)), spread), ""))
-        for label, scores, mean, iqm in rows:
-            runs = ", ".join("failed" if score is None else f"{score:.1f}" for score in scores)
-            print(f"| {task.name} | {number(task.data)} | {label} | {runs} | {mean} | {iqm} |")
-            kept = [score for score in scores if score is not None]
-            value = float(np.mean(kept)) if kept else None
-            ratio = value / task.data if value is not None and task.data else None
-            row = {"name": f"{task.name}_{label}", "value": value, "unit": task.unit, "against": "data", "ratio": ratio}
-            made.append({**row, "runs": scores, "steps": args.steps})
+    return [
+        line(
+            task, m.label, m.scores, pair(m.mean, m.standard_error),
+            number(m.iqm) + (f" ({interval_text(m.iqm_ci)})" if m.iqm_ci else ""), args,
+        )
+        for task in tasks for m in task.methods
+    ]  # fmt: skip
+
+
+def report_peer(task: Task, runs: list[Run], args: argparse.Namespace) -> dict[str, Any]:
+    """The table's line of d3rlpy's IQL, which is trained first where it has not been, and its row."""
+    scores = d3rlpy_scores(runs)
+    finished = np.array([score for score in scores if score is not None])
+    error = standard_error(finished) if len(finished) > 1 else None
+    return line(task, "d3rlpy IQL", scores, pair(float(finished.mean()), error) if len(finished) else "", "", args)
+
+
+def line(
+    task: Task, label: str, scores: list[float | None], mean: str, iqm: str, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Print one line of the table; its row."""
+    runs = ", ".join("not finished" if score is None else f"{score:.1f}" for score in scores)
+    print(f"| {task.name} | {number(task.data)} | {label} | {runs} | {mean} | {iqm} |", flush=True)
+    kept = [score for score in scores if score is not None]
+    value = float(np.mean(kept)) if kept else None
+    ratio = value / task.data if value is not None and task.data else None
+    row = {"name": f"{task.name}_{label}", "value": value, "unit": task.unit, "against": "data", "ratio": ratio}
+    return {**row, "runs": scores, "steps": args.steps}
+
+
+def write(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """To --json, where asked."""
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine(["torch"]), "rows": made}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"machine": machine(["torch"]), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
