@@ -30,9 +30,8 @@ def check_bounds(result: Mapping[str, Tensor], *, largest_reward: float, discoun
     """DivergenceError if a value estimate has left every return that rewards up to `largest_reward` can sum to.
 
     Looks at `q`, `v` and `q_policy` and, for |Q| beyond the batch's, at `critic_loss`; statistics that a result lacks
-    are not looked at.
+    are not looked at. `bonus` is what the algorithm itself adds to a reward, or takes off it.
     """
-    # What the algorithm itself adds to a reward at most, such as the entropy's worth.
     if "bonus" in result:
         largest_reward += float(result["bonus"])
     bound = OVERSHOOT * max(1.0, largest_reward) / (1.0 - discount)

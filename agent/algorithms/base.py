@@ -95,13 +95,18 @@ class Algorithm(ABC, Generic[C]):
         """The update as tensor operations alone, in place on parameters, moments and targets.
 
         The one definition that all executors run: no Python number of the learner changes here, no random one is drawn.
-        Of what it returns, `q`, `v`, `critic_loss` are watched for explosions; `weight` are advantage weights.
+        Of what it returns, `q`, `v`, `q_policy` and `critic_loss` are watched for explosions; the scalar `bonus` is what
+        the algorithm adds to a reward or takes off it, which they may follow; `weight` are advantage weights.
         """
 
     def set_actor(self, state: Mapping[str, Tensor]) -> None:
         """Go on from these weights of the actor, its optimiser begun anew."""
         self.actor.load_state_dict(state)
         self.optimizers["actor"].forget()
+
+    def hold_actor(self, held: bool) -> None:
+        """While held, updates leave the actor where it is."""
+        self.optimizers["actor"].hold(held)
 
     def weight_clip(self) -> float:
         """Where the advantage weights are cut off."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from agent import losses
 from agent.algorithms.iql_config import IQLConfig
 
-Judge = Callable[[Tensor], Tensor]
-"""Action [B, A] → what it is worth [B], with a gradient."""
+Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Action [B, A] → what it is worth [B], with a gradient, and Q of it alone [B], which is logged."""
 
 
 class Extraction:
@@ -60,9 +60,9 @@ class Extraction:
         return (1.0 - self.blend) * loss + self.blend * following, report
 
     def _follow_q(self, mean_BA: Tensor, action_BA: Tensor, judge: Judge) -> tuple[Tensor, Tensor]:
-        q_B = judge(mean_BA)
-        held_back = losses.squared_action_error(mean_BA, action_BA).mean()
-        return losses.policy_gradient_loss(q_B, losses.scale_of(q_B)) + self._config.bc_weight * held_back, q_B.detach()
+        worth_B, q_B = judge(mean_BA)
+        held_back = self._config.bc_weight * losses.squared_action_error(mean_BA, action_BA).mean()
+        return losses.policy_gradient_loss(worth_B, losses.scale_of(worth_B)) + held_back, q_B.detach()
 
     def _fit_spread(self, mean_BA: Tensor, log_std_A: Tensor, action_BA: Tensor) -> Tensor:
         return -losses.gaussian_log_prob(mean_BA.detach(), log_std_A, action_BA).mean()

@@ -97,13 +97,16 @@ class IQL(Regression[IQLConfig]):
 
     def step(self, batch: Transitions) -> dict[str, Tensor]:
         novelty: dict[str, Tensor] = {}
-        if self.anti_exploration is not None and self.part != "policy":
-            novelty = self.anti_exploration.learn(batch)
+        if self.anti_exploration is not None:
+            novelty["bonus"] = batch.reward.new_full((), self.config.anti_exploration_scale)
+            if self.part != "policy":
+                novelty |= self.anti_exploration.learn(batch)
         with torch.no_grad():
-            q_hat_B = self._worth(self.critics.target, batch.observation, batch.action)
+            q_B = self._minimum(self.critics.target, batch.observation, batch.action)
+            q_hat_B = self._worth(q_B, batch.observation, batch.action)
         if self.part == "policy":
-            v_B = self._baseline(batch.observation)
-            judged = {"q": q_hat_B, "v": v_B, "advantage": q_hat_B - v_B}
+            v_B, shown_v_B = self._baseline(batch.observation)
+            judged = {"q": q_B, "v": shown_v_B, "advantage": q_hat_B - v_B}
         elif self.config.value == "none":
             judged = self._learn_q_alone(batch, q_hat_B)
         else:
@@ -112,18 +115,27 @@ class IQL(Regression[IQLConfig]):
             return {**judged, **novelty}
         return {**judged, **novelty, **self._extract_policy(batch, judged["advantage"])}
 
-    def _worth(self, critic: EnsembleCritic, observation_BO: Tensor, action_BA: Tensor) -> Tensor:
-        """min Q − b [B]: what actions are worth wherever values are compared."""
+    def _minimum(self, critic: EnsembleCritic, observation_BO: Tensor, action_BA: Tensor) -> Tensor:
+        """min Q [B]."""
         q_B: Tensor = critic(observation_BO, action_BA, self.affine, members=self.critics.subset.members).amin(dim=0)
+        return q_B
+
+    def _worth(self, q_B: Tensor, observation_BO: Tensor, action_BA: Tensor) -> Tensor:
+        """min Q − b [B]: what actions are worth wherever values are compared.
+
+        Q alone is what is logged and watched: b has no bound where the data are far.
+        """
         return q_B if self.anti_exploration is None else q_B - self.anti_exploration(observation_BO, action_BA)
 
     @torch.no_grad()
-    def _baseline(self, observation_BO: Tensor) -> Tensor:
-        """V(s) [B], or where there is no V what the policy's mean is worth."""
+    def _baseline(self, observation_BO: Tensor) -> tuple[Tensor, Tensor]:
+        """V(s) [B], or where there is no V what the policy's mean is worth; and the same without b."""
         if self.config.value == "network":
             v_B: Tensor = self.value(observation_BO, self.affine).squeeze(-1)
-            return v_B
-        return self._worth(self.critics.target, observation_BO, self.mean(observation_BO))
+            return v_B, v_B
+        mean_BA = self.mean(observation_BO)
+        q_B = self._minimum(self.critics.target, observation_BO, mean_BA)
+        return self._worth(q_B, observation_BO, mean_BA), q_B
 
     def _learn_values(self, batch: Transitions, q_hat_B: Tensor) -> dict[str, Tensor]:
         v_B = self.value(batch.observation, self.affine).squeeze(-1)
@@ -150,15 +162,16 @@ class IQL(Regression[IQLConfig]):
         """
         assert batch.next_action is not None and batch.next_action_known is not None
         with torch.no_grad():
-            next_q_B = self._worth(self.critics.target, batch.next_observation, batch.next_action)
+            next_q_B = self._minimum(self.critics.target, batch.next_observation, batch.next_action)
+            next_q_B = self._worth(next_q_B, batch.next_observation, batch.next_action)
             target_B = losses.td_target(batch.reward, batch.discount, next_q_B)
             # After an end in the task's sense nothing follows; after a cut what follows is not known.
             counts_B = ((batch.next_action_known > 0) | (batch.discount == 0)).float()
-        v_B = self._baseline(batch.observation)
+        v_B, shown_v_B = self._baseline(batch.observation)
         q_NB = self.critics.online(batch.observation, batch.action, self.affine, masked=True)
         critic_loss = losses.expectile_td_loss(q_NB, target_B, self.config.expectile, counts_B)
         moved = self._move_critics(critic_loss)
-        return {**moved, "q": q_NB.detach(), "v": v_B, "advantage": q_hat_B - v_B}
+        return {**moved, "q": q_NB.detach(), "v": shown_v_B, "advantage": q_hat_B - v_B}
 
     def _move_critics(self, loss: Tensor) -> dict[str, Tensor]:
         self.critics.optimizer.minimize(loss, self.rate)
@@ -166,13 +179,17 @@ class IQL(Regression[IQLConfig]):
         return {"critic_loss": loss.detach()}
 
     def _extract_policy(self, batch: Transitions, advantage_B: Tensor) -> dict[str, Tensor]:
+        def judge(action_BA: Tensor) -> tuple[Tensor, Tensor]:
+            q_B = self._minimum(self.critics.online, batch.observation, action_BA)
+            return self._worth(q_B, batch.observation, action_BA), q_B
+
         loss, report = self.extraction.loss(
             self.part,
             mean_BA=self.mean(batch.observation),
             log_std_A=self.learned_actor.clamped_log_std(),
             action_BA=batch.action,
             advantage_B=advantage_B,
-            judge=lambda action_BA: self._worth(self.critics.online, batch.observation, action_BA),
+            judge=judge,
         )
         moved = self.move_actor(loss)
         if self.config.actor_average > 0.0:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agent.algorithms import ALGORITHMS, config_class
+from agent.algorithms.rebrac import ReBRAC
 from agent.config import TrainConfig
 from agent.config_files import load_preset, merge, preset_names, validate
 from agent.errors import ConfigError
@@ -18,7 +19,7 @@ from export.onnx_writer import export_policy
 from export.policy import write_policy
 from export.runner import PolicyRunner
 from export.template import Template
-from tests.agent.learners import make_algorithm, random_transitions
+from tests.agent.learners import ACTIONS, make_algorithm, random_transitions
 from tests.export.policies import ACT, OBS, make_contract
 
 
@@ -32,6 +33,16 @@ def test_policy_and_targets_move_in_every_so_manyth_update_and_the_critics_in_ea
         now = algorithm.state_dict()["tensors"]
         moved = {key.split(".")[0] for key, t in before.items() if not torch.equal(now[key], t)} - {"generator"}
         assert moved == ({"actor", "target_actor", "critic", "target_critic"} if update % 3 == 0 else {"critic"})
+
+
+def test_the_alarm_allows_for_the_most_that_rebrac_s_targets_can_pay() -> None:
+    algorithm = make_algorithm("rebrac", critic_penalty=3.0)
+    batch = random_transitions(np.random.default_rng(0))
+    corner = torch.ones_like(batch.action)
+    batch = dataclasses.replace(batch, next_action=-corner, next_action_known=torch.ones_like(batch.reward))
+    assert isinstance(algorithm, ReBRAC)
+    paid = torch.as_tensor(algorithm.next_penalty(batch, corner))
+    assert float(algorithm.update(batch)["bonus"]) == float(paid.max()) == 4.0 * ACTIONS * 3.0
 
 
 def test_the_exported_policy_explores_with_the_constant_spread_and_acts_without_it(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from agent.algorithms.anti_exploration import AntiExploration
 from agent.algorithms.iql import IQL
 from agent.algorithms.iql_config import IQLConfig
+from agent.divergence import check_bounds
 from agent.networks import QuantileCritic
 from agent.transitions import Transitions
 from tests.agent.learners import make_algorithm, make_learner, random_transitions
@@ -121,6 +122,31 @@ def test_what_is_subtracted_is_the_bonus_and_the_policy_feels_its_gradient(kind:
     action = batch.action.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(with_bonus.anti_exploration(batch.observation, action).sum(), action)
     assert bool((gradient != 0).any(dim=1).all())
+
+
+@pytest.mark.parametrize("value", ["network", "none"])
+@pytest.mark.parametrize("extraction", ["concurrent", "after"])
+def test_a_large_bonus_lowers_values_by_as_much_and_no_alarm_is_raised(value: Any, extraction: Any) -> None:
+    # γ 0.5 and rewards of 0: values tend to −2·scale, ten times what rewards of 1 could sum to is 20.
+    learner = make_learner(
+        anti_exploration="rnd", anti_exploration_scale=40.0, policy="ddpg_bc", bc_weight=0.0, value=value,
+        extraction=extraction, learning_rate=1e-2, target_rate=0.2, offline_steps=600,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    for _ in range(600):
+        batch = on_the_data(rng)
+        half = torch.full_like(batch.reward, 0.5)
+        known = torch.ones_like(half)
+        batch = replace(batch, reward=0 * half, discount=half, next_action=batch.action, next_action_known=known)
+        with torch.no_grad():
+            mean = learner.mean(batch.observation)
+        result = learner.update(batch)
+        check_bounds(result, largest_reward=0.0, discount=0.5, updates=learner.updates)
+    assert result["v"].mean() < -25.0
+    # What is watched is Q alone, whatever b is where the policy has gone.
+    with torch.no_grad():
+        q = learner.critics.online(batch.observation, mean).amin(dim=0)
+    torch.testing.assert_close(result["q_policy"], q)
 
 
 def test_the_bonus_holds_a_policy_that_follows_q_near_the_data() -> None:
