@@ -3,7 +3,7 @@
 It alarms when the mean of the last `window` evaluations along the curve lies below J(π0) − k·SE, where J(π0) is the
 pretrained policy's mean return and SE the standard error of the difference of the two means,
 
-    SE² = s0²/n0 + Σ_w s_w²/n_w / window²          (s sample deviations, n episodes).
+    SE² = s0²/n0 + Σ_w s_w²/n_w / window²          (s² sample variances, over n − 1; n episodes).
 
 Both are estimates: without the second term a window of few episodes would alarm by chance.
 """
@@ -73,4 +73,5 @@ def squared_error(record: Mapping[str, Any]) -> float:
     """Squared standard error of an evaluation's mean return; a single episode tells nothing of it."""
     if record["episodes"] < 2:
         return math.inf
-    return float(record["std"]) ** 2 / float(record["episodes"])
+    # `std` is the population's: n·std²/(n − 1) is the sample variance.
+    return float(record["std"]) ** 2 / float(record["episodes"] - 1)

@@ -115,7 +115,7 @@ class Oversight:
         if self._board[Slot.ACTOR_PAUSED] and not held:
             self._log.event("guard_released", "the actor is updated again", online_steps=online_steps)
         self._board[Slot.ACTOR_PAUSED] = int(held)
-        self._algorithm.optimizers["actor"].hold(held)
+        self._algorithm.hold_actor(held)
 
     def _roll_back(self, alarm: str, online_steps: int, publish: Callable[[], None]) -> None:
         assert self._pretrained is not None

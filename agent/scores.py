@@ -27,7 +27,7 @@ class Score:
     mean: float
     """Mean undiscounted return."""
     std: float
-    """Standard deviation of the returns."""
+    """Standard deviation of these returns as a population (over E, not E − 1)."""
     ci: tuple[float, float] | None
     """95% interval of the mean: Wilson's for success tasks, else Student's, which a single episode does not have."""
     normalized: float | None

@@ -54,6 +54,11 @@ class SAC(Algorithm[C]):
         self.target_entropy = config.target_entropy * self.action_size
         self._actor_rate = torch.tensor(config.actor_learning_rate, device=self.device)
 
+    def hold_actor(self, held: bool) -> None:
+        super().hold_actor(held)
+        # It answers to an entropy that cannot change meanwhile, and would go on without end.
+        self.optimizers["temperature"].hold(held)
+
     def due(self) -> str:
         """The critics, and with every `policy_delay`-th update the policy and the temperature too."""
         return "all" if (self.updates + 1) % self.config.policy_delay == 0 else "critics"

@@ -15,27 +15,31 @@ import pytest
 import torch
 
 from agent import checkpoint
+from agent.algorithms.base import Algorithm
+from agent.algorithms.sac import SAC
 from agent.board import Board, Slot
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import GuardConfig
 from agent.evaluations import switch_report
 from agent.evaluator import record_score
 from agent.files import Follower, read_lines
-from agent.guard import Guard
+from agent.guard import Guard, squared_error
 from agent.oversight import Oversight
 from agent.run_directory import RunDirectory
+from agent.scores import student, summarize
 from agent.training_log import TrainingLog
-from tests.agent.learners import learn, make_learner
+from envs.catalog import Task
+from tests.agent.learners import learn, make_algorithm, make_learner
 from tests.faults.test_full_disk_training import fill
 from tests.small_disk import mounted
 
 
-def score(label: str, mean: float, *, std: float = 1.0, episodes: int = 25, version: int = 1) -> dict[str, Any]:
+def score(label: str, mean: float, *, std: float = 1.0, episodes: int = 26, version: int = 1) -> dict[str, Any]:
     of = {"policy_version": version, "updates": 10 * version}
     return {"label": label, "mean": mean, "std": std, "episodes": episodes, **of}
 
 
-PRETRAINED = score("pretrained", 10.0, episodes=100)
+PRETRAINED = score("pretrained", 10.0, episodes=101)
 
 
 def test_an_alarm_needs_the_window_s_mean_below_the_floor_not_one_bad_evaluation() -> None:
@@ -51,8 +55,17 @@ def test_the_floor_counts_the_errors_of_both_means(errors: float, alarms: bool) 
     guard = Guard(GuardConfig(window=2, standard_errors=errors))
     guard.add(PRETRAINED)
     guard.add(score("curve", 9.6, version=2))
-    # SE² = 1/100 + (1/25 + 1/25)/4 = 0.03: 0.4 below J(π0) is 2.31 of them.
+    # The deviations are the episodes' own: SE² = 1/100 + (1/25 + 1/25)/4 = 0.03, and 0.4 below J(π0) is 2.31 of them.
     assert (guard.add(score("curve", 9.6, version=3)) is not None) == alarms
+
+
+def test_the_error_of_a_mean_is_the_one_that_its_interval_has() -> None:
+    rng = np.random.default_rng(0)
+    for episodes in (2, 5, 20):
+        it = summarize(Task(id="Anything-v0"), rng.normal(size=episodes), np.ones(episodes), None)
+        assert it.ci is not None
+        half = student(episodes - 1) * np.sqrt(squared_error(it.to_json()))
+        assert it.ci == pytest.approx((it.mean - half, it.mean + half))
 
 
 @pytest.mark.parametrize("errors", [2.0, 0.0])
@@ -89,12 +102,12 @@ def test_a_guard_that_is_off_or_has_no_pretrained_score_says_nothing() -> None:
 class Overseen:
     """An oversight of a small learner, with evaluations written as the evaluator writes them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, algorithm: Algorithm[Any] | None = None) -> None:
         self.run = RunDirectory(path)
         for folder in (path, self.run.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         self.board = Board(self.run.board)
-        self.algorithm = make_learner(offline_steps=0)
+        self.algorithm = algorithm or make_learner(offline_steps=0)
         self.writer = CheckpointWriter(self.run.checkpoints, keep=2)
         log = TrainingLog(self.run, weight_clip=100.0)
         config = GuardConfig(window=1, pause_steps=100)
@@ -118,6 +131,28 @@ class Overseen:
 
     def look(self, online_steps: int) -> None:
         self.oversight.look(online_steps=online_steps, save=self.save, publish=self.publish)
+
+
+@pytest.mark.parametrize("name", ["sac", "wsrl"])
+def test_the_temperature_stands_still_while_the_actor_is_held(name: str, tmp_path: Path) -> None:
+    it, rng = Overseen(tmp_path, make_algorithm(name, offline_steps=0, policy_delay=1)), np.random.default_rng(0)
+    it.evaluation("pretrained", 10.0, version=1)
+    it.oversight.begin(online_updates=0, online_steps=0)
+    sac = it.algorithm
+    assert isinstance(sac, SAC)
+
+    def temperature() -> float:
+        learn(sac, rng, 5)
+        return float(sac.temperature())
+
+    free = temperature()
+    it.evaluation("curve", 0.0, version=2)
+    it.look(online_steps=1000)
+    held = temperature()
+    assert held == free != sac.config.initial_temperature
+    it.look(online_steps=1100)
+    assert it.board[Slot.ACTOR_PAUSED] == 0 and temperature() != held
+    it.writer.close()
 
 
 def switched(path: Path) -> Overseen:
@@ -387,7 +422,7 @@ def test_a_follower_of_one_kind_holds_nothing_else_of_a_long_file(tmp_path: Path
 def test_the_switch_report_names_a_recipe_by_the_lead_over_the_data(mean: float, recipe: str) -> None:
     lone = switch_report(score("pretrained", mean, std=0.0, episodes=1), 10.0, comparable=True)
     assert (lone["standard_error"], lone["suggested"]) == (None, "default")
-    report = switch_report(score("pretrained", mean, episodes=25), 10.0, comparable=True)
+    report = switch_report(score("pretrained", mean), 10.0, comparable=True)
     assert report == {"pretrained": mean, "standard_error": 0.2, "dataset": 10.0, "suggested": recipe}
-    other = switch_report(score("pretrained", mean, episodes=25), 10.0, comparable=False)
+    other = switch_report(score("pretrained", mean), 10.0, comparable=False)
     assert other == {**report, "suggested": None}

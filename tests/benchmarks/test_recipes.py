@@ -17,7 +17,7 @@ from tests.integration.command import ROOT
 
 
 def evaluation(mean: float) -> dict[str, Any]:
-    return {"mean": mean, "std": 10.0, "episodes": 100}
+    return {"mean": mean, "std": 10.0, "episodes": 101}
 
 
 def test_the_longest_row_below_counts_evaluations_that_follow_each_other() -> None:
