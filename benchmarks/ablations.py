@@ -175,12 +175,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=10, help="of each run's final evaluation")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--figures", type=Path, default=Path("docs/figures"), help="folder of the pictures")
+    parser.add_argument(
+        "--figures", type=Path, help="folder of the pictures; docs/figures, or with --quick below --out"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="one seed, 100 updates, 2 episodes: a smoke run")
     args = parser.parse_args()
     if args.quick:
         args.seeds, args.updates, args.episodes = 1, 100, 2
+    args.figures = args.figures or (args.out / "figures" if args.quick else Path("docs/figures"))
     return args
 
 
@@ -228,7 +231,7 @@ def report(
                 if run.config.out in failures:
                     print(f"\nseed {run.seed} of `{variant}` failed: {failures[run.config.out]}\n")
             made += [
-                {"name": f"{name}_{task}_{variant}_{key}", "value": plain(float(np.mean(values))), "unit": key,
+                {"name": f"{name}_{task}_{variant}_{key}", "value": mean_of(values), "unit": key,
                  "runs": [plain(value) for value in values], "updates": updates}
                 for key, values in figures.items()
             ]  # fmt: skip
@@ -243,6 +246,12 @@ def short(task: str) -> str:
 def plain(value: float) -> float | None:
     """For JSON, which knows no NaN: what a run that failed has not told is null."""
     return value if np.isfinite(value) else None
+
+
+def mean_of(values: list[float]) -> float | None:
+    """Over the seeds that have a value, None without any."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else None
 
 
 def span(values: list[float]) -> str:

@@ -16,7 +16,7 @@ from agent.comparison.plan import Variant
 from agent.run_directory import RunDirectory
 from benchmarks import lucky_chain
 from benchmarks.ablation_figures import LIGHT, read_curves
-from benchmarks.ablations import QUESTIONS, SETTINGS, span
+from benchmarks.ablations import QUESTIONS, SETTINGS, mean_of, parse, span
 from tests.integration.command import ROOT
 
 # --- the chain --------------------------------------------------------------------------------------------------------
@@ -77,6 +77,22 @@ def test_a_run_without_a_value_is_said_and_not_averaged_away() -> None:
     assert span([1.0, float("nan"), 3.0]) == "2 (1 to 3), 1 without"
     assert span([4.0]) == "4"
     assert span([float("nan")]) == ""
+
+
+def test_a_mean_is_of_the_seeds_that_have_a_value_and_none_without_any() -> None:
+    assert mean_of([1.0, float("nan"), 3.0]) == 2.0
+    assert mean_of([float("nan")]) is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "folder"),
+    [(["--quick", "--out", "x"], "x/figures"), (["--quick", "--figures", "mine"], "mine"), ([], "docs/figures")],
+)
+def test_a_smoke_run_draws_over_no_committed_picture(
+    flags: list[str], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ablations", *flags])
+    assert parse().figures == Path(folder)
 
 
 def test_one_question_is_trained_tabulated_and_drawn_and_the_same_command_trains_nothing_again(tmp_path: Path) -> None:
