@@ -15,6 +15,9 @@ from agent.curves import Curves
 from agent.incidents import Incidents
 from agent.run_directory import RunDirectory
 
+CLIPPED = 1.0 - 1e-5
+"""Weights this near to the clip are at it: exp(log c) in float32 may be less than c."""
+
 
 class TrainingLog:
     """Writes a line whenever asked; `weight_clip` is where advantage weights are cut off."""
@@ -105,5 +108,5 @@ def statistics(result: dict[str, Tensor], *, weight_clip: float) -> dict[str, fl
         numbers += [tensor.mean(), tensor.std(correction=0), tensor.max()]
         if name == "weight":
             names.append("weight_clipped_share")
-            numbers.append((tensor >= weight_clip).float().mean())
+            numbers.append((tensor >= CLIPPED * weight_clip).float().mean())
     return dict(zip(names, torch.stack([n.float() for n in numbers]).tolist(), strict=True)) if names else {}

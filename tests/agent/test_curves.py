@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from agent import losses
 from agent.curves import Curves
 from agent.monitoring import histograms
 from agent.run_directory import RunDirectory
-from agent.training_log import TrainingLog
+from agent.training_log import TrainingLog, statistics
 from tests.agent.learners import digest, make_learner, random_transitions
 
 
@@ -54,6 +55,12 @@ def test_the_log_keeps_distributions_out_of_the_metrics_file(tmp_path: Path) -> 
     found = read(run.tensorboard)
     assert found.Histograms("action/policy")[0].histogram_value.num == 16
     assert found.Scalars("train/value_loss")[0].value == 0.5
+
+
+@pytest.mark.parametrize("clip", [0.3, 7.0, 20.0, 100.0, 1e30])
+def test_weights_at_the_clip_are_counted_whatever_float32_makes_of_it(clip: float) -> None:
+    weight = losses.advantage_weights(torch.tensor([100.0, -9.0, -2.0, 100.0]), 1.0, clip)
+    assert statistics({"weight": weight}, weight_clip=clip)["weight_clipped_share"] == 0.5
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
