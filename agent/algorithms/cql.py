@@ -4,6 +4,9 @@ Beside SAC's L_Q, the critics' loss has for each critic (equation 4, with the lo
   α·E[ log Σ_j exp(Q_i(s, a_j)) / μ(a_j) − Q_i(s, a) ],
 a_j drawn uniformly, from the policy at s and from the policy at s', each with its density μ. With `lagrange` the gap
 in brackets less τ is weighted by a factor α' ≥ 0 as well, which ascends on it (equation 30).
+
+Factor and `max_target_backup` are as in Cal-QL's code (nakamotoo/Cal-QL, on JaxCQL). CQL's own weighs α·gap − τ by α',
+which begins at 1, and takes the minimum over the critics of each one's maximum, not the maximum of their minimum.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from agent.transitions import Transitions
 C = TypeVar("C", bound=CQLConfig)
 
 FIRST_FACTOR = math.e
-"""Of the Lagrange multiplier, as in the authors' code; at most LARGEST_FACTOR."""
+"""Of the Lagrange multiplier, as in Cal-QL's code; at most LARGEST_FACTOR."""
 LARGEST_FACTOR = 1e6
 
 

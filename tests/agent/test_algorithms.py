@@ -66,6 +66,11 @@ def test_no_update_leaves_a_network_untouched_that_has_an_optimiser(name: str) -
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_an_algorithm_says_that_it_has_a_critic_if_and_only_if_it_does(name: str) -> None:
+    assert config_class(name).has_critic == ("critic" in make_algorithm(name).networks)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_configuration_bears_the_registered_name_and_its_defaults_can_work(name: str) -> None:
     config = config_class(name)()
     assert config.name == name == make_algorithm(name).name
