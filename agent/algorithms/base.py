@@ -95,8 +95,8 @@ class Algorithm(ABC, Generic[C]):
         """The update as tensor operations alone, in place on parameters, moments and targets.
 
         The one definition that all executors run: no Python number of the learner changes here, no random one is drawn.
-        Of what it returns, `q`, `v`, `q_policy` and `critic_loss` are watched for explosions; the scalar `bonus` is what
-        the algorithm adds to a reward or takes off it, which they may follow; `weight` are advantage weights.
+        Of what it returns, `q`, `v`, `q_policy` and `critic_loss` are watched for explosions, beyond what rewards and
+        the scalar `bonus`, which the algorithm adds to them or takes off, can sum to; `weight` are advantage weights.
         """
 
     def set_actor(self, state: Mapping[str, Tensor]) -> None:
