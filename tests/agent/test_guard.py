@@ -143,7 +143,7 @@ def test_the_temperature_stands_still_while_the_actor_is_held(name: str, tmp_pat
 
     def temperature() -> float:
         learn(sac, rng, 5)
-        return float(sac.temperature())
+        return sac.temperature().item()
 
     free = temperature()
     it.evaluation("curve", 0.0, version=2)

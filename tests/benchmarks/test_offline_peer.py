@@ -74,15 +74,20 @@ def finished_run(out: Path, *, episodes: int) -> Run:
     return Run(task="kitchen", variant="iql", seed=0, config=config)
 
 
+# TorchScript is what d3rlpy saves.
+TORCHSCRIPT = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
 class Still(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.zeros(x.shape[0], 9)
 
 
+@TORCHSCRIPT
 def test_a_peer_is_scored_as_ours_and_again_where_it_was_scored_otherwise(tmp_path: Path) -> None:
     run = finished_run(tmp_path, episodes=2)
     kept = tmp_path / "kitchen" / "d3rlpy" / "seed-0" / "score.json"
-    kept.parent.mkdir()
+    kept.parent.mkdir(parents=True)
     torch.jit.script(Still()).save(kept.parent / "policy.pt")
     as_others = {"env": evaluation_spec(KITCHEN), "episodes": 2}
     assert as_others["env"] != training_spec(KITCHEN)
@@ -94,6 +99,7 @@ def test_a_peer_is_scored_as_ours_and_again_where_it_was_scored_otherwise(tmp_pa
     assert d3rlpy_scores([run]) == [77.0]
 
 
+@TORCHSCRIPT
 def test_a_peer_is_trained_again_by_other_settings_and_for_no_run_of_ours_that_has_not_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +107,7 @@ def test_a_peer_is_trained_again_by_other_settings_and_for_no_run_of_ours_that_h
     unfinished = replace(run, seed=1, config=replace(run.config, out=run.config.out.with_name("seed-1")))
     assert d3rlpy_scores([unfinished]) == [None]
     kept = tmp_path / "kitchen" / "d3rlpy" / "seed-0" / "score.json"
-    kept.parent.mkdir()
+    kept.parent.mkdir(parents=True)
     kept.write_text('{"score": 77.0}')  # of which nobody knows how it was made
 
     def train(run: Run, folder: Path, settings: dict[str, object]) -> None:  # d3rlpy is not installed for the tests
