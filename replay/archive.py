@@ -27,6 +27,7 @@ from replay import layout
 from replay.episodes import episode_table
 from replay.errors import CorruptStoreError, FormatVersionError, StorageError, StoreExistsError, WriterLockedError
 from replay.log import StreamLog
+from replay.processes import remove_left_behind
 from replay.schema import FLAGS, META_COLUMNS, StoreSpec
 
 if TYPE_CHECKING:
@@ -115,6 +116,11 @@ def is_archive(path: Path) -> bool:
         return False
 
 
+def is_unpacked(store: Path) -> bool:
+    """Whether the store at `store` is the unpacked copy of an archive."""
+    return (store / MARK).exists()
+
+
 def unpack(path: Path, *, cache: Path | None = None) -> Path:
     """The archive as a store in the cache, written there once; returns that store's path.
 
@@ -141,9 +147,15 @@ def unpack(path: Path, *, cache: Path | None = None) -> Path:
                 f"{path} has archive format {own['format']}, this Slipway reads up to {FORMAT}: {layout.UPDATE}"
             )
         spec, place = StoreSpec.from_json(own["spec"]), cache / str(own["digest"])
-        if (place / MARK).exists():
-            return place
-        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if is_unpacked(place):
+                return place
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be unpacked into {cache} ({error.strerror}): set XDG_CACHE_HOME to a folder that can "
+                "be written"
+            ) from error
         digest = hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode())
         with _staged(place) as staging:
             Store.create(staging, spec, chunk_rows=own["chunk_rows"])
@@ -266,7 +278,8 @@ def _staged(out: Path) -> Iterator[Path]:
     """A path beside `out`, renamed to it at the end with everything on the disk, or removed."""
     staging = out.with_name(f".{out.name}.partial-{os.getpid()}")
     try:
-        shutil.rmtree(staging, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        remove_left_behind(out.parent, f".{out.name}.partial-")
         yield staging
         for folder, _, names in os.walk(staging):
             for name in names:
@@ -276,7 +289,7 @@ def _staged(out: Path) -> Iterator[Path]:
         try:
             staging.rename(out)
         except OSError:
-            if not (out / MARK).exists():  # else another process has unpacked the same archive
+            if not is_unpacked(out):  # else another process has unpacked the same archive
                 raise
         layout.fsync_directory(out.parent)
     except OSError as error:

@@ -37,12 +37,19 @@ def check_chunk(path: Path, expected_bytes: int) -> None:
     """Raise CorruptStoreError unless the chunk file exists with its full size."""
     try:
         size = path.stat().st_size
-    except FileNotFoundError:
-        raise CorruptStoreError(f"chunk file {path} is missing: {repair_advice(path)}") from None
+    except OSError as error:
+        raise unreadable(path, error) from error
     if size != expected_bytes:
         raise CorruptStoreError(
             f"chunk file {path} has {size} bytes instead of {expected_bytes}: {repair_advice(path)}"
         )
+
+
+def unreadable(path: Path, error: OSError) -> CorruptStoreError:
+    """The error for a chunk file that the operating system does not give."""
+    if isinstance(error, FileNotFoundError):
+        return CorruptStoreError(f"chunk file {path} is missing: {repair_advice(path)}")
+    return CorruptStoreError(f"cannot read {path} ({error.strerror}): {repair_advice(path)}")
 
 
 class ChunkFiles:
@@ -181,9 +188,21 @@ class ChunkFiles:
             ) from error
 
     def read(self, index: int, offset: int, size: int) -> bytes:
-        """Read bytes of a chunk."""
-        with chunk_path(self._array, index).open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), size, offset)
+        """Read bytes of a chunk.
+
+        Raises:
+            CorruptStoreError: the file is missing, ends before, or cannot be read.
+        """
+        path = chunk_path(self._array, index)
+        try:
+            with path.open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if len(data) != size:
+            check_chunk(path, self._chunk_bytes)
+            raise CorruptStoreError(f"chunk file {path} cannot be read to its end: {repair_advice(path)}")
+        return data
 
     def check(self, indices: range) -> None:
         """Raise CorruptStoreError unless all these chunks are there at full size; they count as not yet durable."""

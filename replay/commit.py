@@ -22,6 +22,8 @@ MAGIC = int.from_bytes(b"SLIPWAY1", "little")
 SLOT_BYTES = 4096
 COMMIT_BYTES = 2 * SLOT_BYTES
 USED_BYTES = 128
+GROWING = 1 << 32
+"""Added to the process id in a slot whose successors may begin their blocks where it does (level interval)."""
 _WORDS = struct.Struct("<15Q")
 _CHECKSUM = struct.Struct("<Q")
 
@@ -52,13 +54,23 @@ class Slot:
     open: int
     """1 if the last row is a step that still waits for its successor."""
     writer: int
-    """Process id of the writer."""
+    """Process id of the writer, plus `GROWING` at level interval."""
     evicted_steps: int = 0
     """Of `steps`, those in [0, tail)."""
     evicted_broken: int = 0
     """Of `broken`, those in [0, tail)."""
     evicted_episodes: int = 0
     """Of `episodes`, those begun in [0, tail)."""
+
+    @property
+    def process(self) -> int:
+        """Process id of the writer."""
+        return self.writer % GROWING
+
+    @property
+    def growing(self) -> bool:
+        """Whether its writer goes on with the same block_start until a flush; else the next slot's is this head."""
+        return self.writer >= GROWING
 
     @property
     def sampleable(self) -> int:

@@ -1,12 +1,14 @@
 """Making a store durable from outside its writers, so that a checkpoint may name its rows.
 
-The files alone are not enough. A live writer's newest slots cover rows that came after our fsync; if a power loss takes
-those, recovery goes back to the slot's block_start. So after the fsync we wait until each stream's newest slot either
-is the one seen before it, or begins its block at or behind the head that we promise.
+The files alone are not enough. A live writer's next two commits overwrite both slots that our fsync made durable; at
+level interval they begin their blocks where those did, and if a power loss takes rows that came after our fsync,
+recovery goes back to there. So after the fsync we wait until no slot to come can begin its block before the head that
+we promise: until the newest slot begins behind it, or is the one we made durable and no writer goes on from it so.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -24,34 +26,70 @@ POLL_S = 0.01
 def make_durable(store: Store, *, timeout_s: float) -> dict[str, int]:
     """See `Store.sync`."""
     deadline = time.monotonic() + timeout_s
-    before = {name: _slot(store, name) for name in store.stream_names()}
-    for name in before:
-        folder = store.path / layout.STREAMS / name
-        for file in (*folder.glob("*/c/*/0"), *folder.glob("*/c/*"), *folder.glob("*/c"), *folder.glob("*/")):
-            _fsync(file)
-    heads = {}
-    for name, seen in before.items():
-        while (now := _slot(store, name)).sequence != seen.sequence and now.block_start < seen.head:
-            if time.monotonic() > deadline:
-                raise StorageError(
-                    f"the writer of {store.path / layout.STREAMS / name} (process {now.writer}) has not made row "
-                    f"{seen.head} durable within {timeout_s} s: check the disk, or stop that process"
-                )
+    folders = {name: store.path / layout.STREAMS / name for name in store.stream_names()}
+    before = {}
+    for name, folder in folders.items():
+        before[name] = _slot(folder)
+        _fsync_stream(folder)
+    for name, folder in folders.items():
+        _settle(folder, before[name], deadline, timeout_s)
+    return {name: slot.head for name, slot in before.items()}
+
+
+def _settle(folder: Path, durable: commit.Slot, deadline: float, timeout_s: float) -> None:
+    """Wait until recovery will find the head of slot `durable`, which is on the disk with its rows, or a later one."""
+    head = durable.head
+    while True:
+        held = _held(folder)  # before we look at the slot: a writer that opens later begins by flushing what is there
+        newest = _slot(folder)
+        if newest.sequence == durable.sequence and (newest.block_start >= head or not (held and newest.growing)):
+            return
+        if newest.block_start >= head:
+            _fsync(folder / layout.COMMIT_FILE)  # its writer may not have come to it yet
+            return
+        if not (held and newest.growing):  # a writer was killed behind our fsync: what it left serves as well
+            _fsync_stream(folder)
+            durable = newest
+        elif time.monotonic() > deadline:
+            raise StorageError(
+                f"the writer of {folder} (process {newest.process}) has not made row {head} durable within "
+                f"{timeout_s} s: check the disk, or stop that process"
+            )
+        else:
             time.sleep(POLL_S)
-        heads[name] = seen.head
-    return heads
 
 
-def _slot(store: Store, name: str) -> commit.Slot:
-    path = store.path / layout.STREAMS / name / layout.COMMIT_FILE
+def _held(folder: Path) -> bool:
+    """Whether the stream has a writer."""
+    fd = _open_commit(folder)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise CorruptStoreError(f"{path} cannot be opened ({error.strerror}): {layout.repair_advice(path)}") from error
-    try:
-        return commit.read_newest(fd, path)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     finally:
         os.close(fd)
+    return False
+
+
+def _slot(folder: Path) -> commit.Slot:
+    fd = _open_commit(folder)
+    try:
+        return commit.read_newest(fd, folder / layout.COMMIT_FILE)
+    finally:
+        os.close(fd)
+
+
+def _open_commit(folder: Path) -> int:
+    path = folder / layout.COMMIT_FILE
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CorruptStoreError(f"{path} cannot be opened ({error.strerror}): {layout.repair_advice(path)}") from error
+
+
+def _fsync_stream(folder: Path) -> None:
+    for file in (*folder.glob("*/c/*/0"), *folder.glob("*/c/*"), *folder.glob("*/c"), *folder.glob("*/")):
+        _fsync(file)
 
 
 def _fsync(path: Path) -> None:

@@ -46,8 +46,25 @@ NEVER = 1 << 62  # a head that no stream reaches
 class StreamLog:
     """Commit rows to one stream and make them durable. Thread-safe; the lock file keeps other processes out."""
 
-    def __init__(self, store: Path, name: str, spec: StoreSpec, chunk_rows: int, durability: Durability) -> None:
+    def __init__(
+        self,
+        store: Path,
+        name: str,
+        spec: StoreSpec,
+        chunk_rows: int,
+        durability: Durability,
+        *,
+        locked: int | None = None,
+    ) -> None:
         """Create the stream, or recover it and go on where it ended.
+
+        Args:
+            store: the store's folder.
+            name: the stream's.
+            spec: what its rows mean.
+            chunk_rows: rows in a chunk file.
+            durability: what survives, see `Store.writer`.
+            locked: its commit file, where the caller has it open for writing and holds its lock, and goes on to.
 
         Raises:
             WriterLockedError: another writer holds the stream.
@@ -64,11 +81,12 @@ class StreamLog:
         self._stop = threading.Event()
         self._flusher: threading.Thread | None = None
         self._reserver: threading.Thread | None = None
-        self._failure: StorageError | None = None
+        self._failure: str | None = None  # why only recovery can tell what the disk has
+        self._committing = False  # stays true where a commit is broken off: only recovery can tell what came of it
         self._keep: tuple[int | None, int | None] = (None, None)
         self._evict_at = NEVER
         try:
-            self._fd = claim(store, name, spec, chunk_rows)
+            self._fd = claim(store, name, spec, chunk_rows, locked)
         except OSError as error:
             raise StorageError(f"cannot open stream {self._folder} for writing: {error.strerror}") from error
         try:
@@ -91,6 +109,8 @@ class StreamLog:
         self._evicted = slot.evicted_steps, slot.evicted_broken, slot.evicted_episodes
         self.steps, self.broken, self.episodes, self.open = slot.steps, slot.broken, slot.episodes, slot.open
         self._sequence, self._epoch, self._pid = slot.sequence, slot.epoch + 1, os.getpid()
+        if self._durability == "interval":
+            self._pid |= commit.GROWING
         self.durable = 0
         self._reserve_at = slot.head - slot.head % self._chunk_rows + self._chunk_rows // 2
         for files in (self._rows, self._meta):
@@ -115,9 +135,9 @@ class StreamLog:
             StorageError: the disk is full or failed; nothing was committed.
         """
         with self._lock:
-            if self._failure is not None:
-                raise self._failure
+            self._check()
             self._put_rows(rows, meta)
+            self._committing = True
             self._extend_checksum(rows, meta)
             if self._durability == "block":
                 self._synchronise(self._rows.take_dirty(), self._meta.take_dirty())
@@ -130,19 +150,20 @@ class StreamLog:
             if self._durability == "block":
                 self._synchronise_slot()
                 self.durable = self.head
+            self._committing = False
+            # The rows are committed, whatever comes: a later commit, `sync` or `close` tries these again.
             if self._durability != "interval":
-                with suppress(StorageError):  # the rows are committed all the same; `sync` or `close` tries again
+                with suppress(StorageError):
                     self._seal(self._seals.take_full())
             if self._durability == "block" and time.monotonic() - self._published_at > PUBLISH_INTERVAL_S:
-                self._publish()
+                with suppress(StorageError):
+                    self._publish()
         if self.head >= self._reserve_at:
             self._reserve_ahead()
         if self._flusher is None and self._durability == "interval":
             self._flusher = threading.Thread(target=self._flush_often, name="slipway-flush", daemon=True)
             self._flusher.start()
         if self.head >= self._evict_at:
-            # These rows are committed, whatever comes: the next commit reports a failed disk, the next eviction
-            # tries again to remove files.
             with suppress(StorageError):
                 self.evict(*self._keep)
             self._evict_at = (self.head // self._chunk_rows + 1) * self._chunk_rows
@@ -249,40 +270,43 @@ class StreamLog:
 
         Args:
             steps: the newest steps that must stay; None: no such limit.
-            size: most bytes of chunk files, the one being written included; None: no such limit.
+            size: most bytes of chunk files, those being written and reserved ahead included; None: no such limit.
 
         Raises:
             StorageError: the disk failed, or files could not be removed.
         """
         self.flush()
         with self._flush_lock, self._lock:
-            if self._failure is not None:
-                raise self._failure
+            self._check()
             # Rows that a recovery may have to check, [block_start, head), and the newest row always stay.
             limit = min(self._block_start, self.head - 1) // self._chunk_rows
             before, (counted, broken, episodes) = self.tail, self._evicted
             chunk_bytes = self._chunk_rows * (self._row_bytes + META_ROW_BYTES)
-            while self.tail // self._chunk_rows < limit:
-                kept = self.head // self._chunk_rows - self.tail // self._chunk_rows + 1
-                stop = self.tail + self._chunk_rows
-                valid, first = read_flags(self._rows, self.tail, stop + 1, self._spec, self._chunk_rows)
+            written = self.head // self._chunk_rows + 1
+            if self._evict_at < NEVER or self._reserver is not None:
+                written += 1  # the next chunk is there before the next chance to evict
+            tail = before
+            while tail // self._chunk_rows < limit:
+                kept = written - tail // self._chunk_rows
+                stop = tail + self._chunk_rows
+                valid, first = read_flags(self._rows, tail, stop + 1, self._spec, self._chunk_rows)
                 going = int(valid[:-1].sum())
                 too_many = steps is not None and self.steps - counted - going >= steps
                 too_large = size is not None and kept * chunk_bytes > size
                 if not (too_many or too_large):
                     break
-                self.tail = stop
+                tail = stop
                 counted += going
                 broken += int((valid[:-1] & first[1:]).sum())
                 episodes += int(first[:-1].sum())
-            if self.tail == before:
+            if tail == before:
                 return 0
-            self._evicted = counted, broken, episodes
+            self.tail, self._evicted = tail, (counted, broken, episodes)
             for _ in range(2):
                 self._put_slot()
                 self._synchronise_slot()
             self._drop_evicted()
-            return self.tail - before
+            return tail - before
 
     def _drop_evicted(self) -> None:
         for files in (self._rows, self._meta):
@@ -298,8 +322,7 @@ class StreamLog:
         """
         with self._flush_lock:
             with self._lock:
-                if self._failure is not None:
-                    raise self._failure
+                self._check()
                 head = self.head
                 if self.durable == head and self._block_start == head:
                     return
@@ -335,6 +358,9 @@ class StreamLog:
                 other.result()
         except OSError as error:
             self._fail(error)
+        except BaseException:  # a signal's: what was to be synchronised is forgotten
+            self._failure = f"synchronising stream {self._folder} was broken off: open the stream again"
+            raise
 
     def _synchronise_slot(self) -> None:
         try:
@@ -342,12 +368,22 @@ class StreamLog:
         except OSError as error:
             self._fail(error)
 
+    def _check(self) -> None:
+        """StorageError where memory and disk may differ: the next writer recovers the stream."""
+        if self._failure is not None or self._committing:
+            raise StorageError(
+                self._failure or f"a commit to stream {self._folder} was broken off: open the stream again"
+            )
+
     def _fail(self, error: OSError, doing: str = "synchronising") -> None:
-        """After a failed fsync the kernel may have dropped the pages: nothing written later may claim otherwise."""
-        self._failure = StorageError(
+        """After a failed fsync the kernel may have dropped the pages: nothing written later may claim otherwise.
+
+        The error names no cause: one for which there was no space would pass for a full disk, that a caller waits on.
+        """
+        self._failure = (
             f"{doing} stream {self._folder} failed ({error.strerror}): check the disk, then open the stream again"
         )
-        raise self._failure from error
+        raise StorageError(self._failure) from None
 
     def publish(self) -> None:
         """Republish `shape` in the arrays' zarr.json, never beyond the durable head."""

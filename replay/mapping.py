@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.chunks import check_chunk
+from replay.chunks import check_chunk, unreadable
 from replay.errors import CorruptStoreError, ReplayError
 from replay.layout import repair_advice
 
@@ -97,14 +97,17 @@ class AddressRange:
         """Map a chunk file read-only into the next slot.
 
         Raises:
-            CorruptStoreError: the file is missing or has another size.
+            CorruptStoreError: the file is missing, unreadable or of another size.
             ReplayError: the range is full or the mapping was refused.
         """
         check_chunk(path, self._chunk_bytes)
         slot = self._free[-1] if self._free else self._used
         if slot >= self._slots:
             raise ReplayError(f"no address space left to map {path}: raise `ulimit -v` and open the store again")
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:  # it was there a moment ago: a live writer evicts
+            raise unreadable(path, error) from error
         try:
             at = self._address + slot * self._chunk_bytes
             got = self._mmap(at, self._chunk_bytes, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, fd, 0)
@@ -190,9 +193,12 @@ class ChunkTable:
         self._free: list[int] = []
 
     def add(self, path: Path) -> int:
-        """Map a chunk file; CorruptStoreError where it is missing or has another size."""
+        """Map a chunk file; CorruptStoreError where it is missing, unreadable or of another size."""
         check_chunk(path, 4 * self._shape[0] * self._shape[1])
-        chunk = np.memmap(path, np.dtype("<f4"), "r", shape=self._shape)
+        try:
+            chunk = np.memmap(path, np.dtype("<f4"), "r", shape=self._shape)
+        except OSError as error:
+            raise unreadable(path, error) from error
         if self._free:
             self._chunks[self._free[-1]] = chunk
             return self._free.pop()
@@ -228,7 +234,7 @@ def read_meta(path: Path, start: int, count: int, columns: int) -> NDArray[np.in
     try:
         data = np.fromfile(path, np.dtype("<i8"), count * columns, offset=start * columns * 8)
     except OSError as error:
-        raise CorruptStoreError(f"cannot read {path} ({error.strerror}): {repair_advice(path)}") from error
+        raise unreadable(path, error) from error
     if data.size != count * columns:
         raise CorruptStoreError(f"chunk file {path} is truncated: {repair_advice(path)}")
     return data.reshape(count, columns)

@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +24,13 @@ from replay.errors import CorruptStoreError, StorageError, WriterLockedError
 from replay.schema import META_COLUMNS, StoreSpec
 
 META_ROW_BYTES = 8 * len(META_COLUMNS)
+LOCK_ATTEMPTS = 5
 
 
-def claim(store: Path, name: str, spec: StoreSpec, chunk_rows: int) -> int:
+def claim(store: Path, name: str, spec: StoreSpec, chunk_rows: int, locked: int | None = None) -> int:
     """Lock a stream for writing, creating it first where it does not exist; returns the commit file, open.
+
+    Where `locked` is that file, open and locked already, the result is another descriptor of it under the same lock.
 
     Raises:
         WriterLockedError: another writer holds it.
@@ -49,11 +53,11 @@ def claim(store: Path, name: str, spec: StoreSpec, chunk_rows: int) -> int:
                 raise StorageError(f"cannot create stream {folder}: {error.strerror}") from error
     path = folder / layout.COMMIT_FILE
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC) if locked is None else os.dup(locked)
     except FileNotFoundError:
         raise CorruptStoreError(f"{path} is missing: {layout.repair_advice(path)}") from None
     try:
-        lock(fd, folder)
+        lock(fd, folder)  # granted at once where it is held already: the lock belongs to what was opened
         layout.check_stream_document(folder, spec)
         layout.mend_stream_documents(folder, spec, chunk_rows)
     except BaseException:
@@ -87,14 +91,17 @@ def _create(staging: Path, spec: StoreSpec, chunk_rows: int) -> int:
 
 def lock(fd: int, folder: Path) -> None:
     """Lock an open commit file, or raise WriterLockedError."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        slot = commit.newest(commit.read_raw(fd))
-        holder = f"process {slot.writer}" if slot and slot.writer else "another process"
-        raise WriterLockedError(
-            f"stream {folder} already has a writer ({holder}): stop it, or write to a stream of another name"
-        ) from None
+    for _ in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.002)  # a `Store.sync` that looks whether there is a writer holds it for microseconds
+    slot = commit.newest(commit.read_raw(fd))
+    holder = f"process {slot.process}" if slot and slot.process else "another process"
+    raise WriterLockedError(
+        f"stream {folder} already has a writer ({holder}): stop it, or write to a stream of another name"
+    )
 
 
 def recover(fd: int, folder: Path, rows: ChunkFiles, meta: ChunkFiles, spec: StoreSpec, chunk_rows: int) -> commit.Slot:
@@ -131,8 +138,10 @@ def whole(
     """The newest commit whose rows are all there, its sequence that of the newest slot. `raw` holds a valid slot."""
     slots = [slot for slot in map(commit.decode, raw) if slot is not None]
     slots.sort(key=lambda slot: slot.sequence, reverse=True)
-    latest = slots[0]
+    latest, certain = slots[0], max(slot.block_start for slot in slots)
     for slot in slots:
+        if slot.head < certain:
+            continue  # left in its place by a power loss, though the rows below `certain` have been promised since
         chunks = range(max(slot.block_start, latest.tail) // chunk_rows, -(-slot.head // chunk_rows))
         rows.check(chunks)
         meta.check(chunks)
@@ -146,8 +155,7 @@ def whole(
                 evicted_broken=latest.evicted_broken,
                 evicted_episodes=latest.evicted_episodes,
             )
-    head = max(slot.block_start for slot in slots)
-    return recounted(replace(latest, head=head, block_start=head, block_crc=0), rows, spec, chunk_rows)
+    return recounted(replace(latest, head=certain, block_start=certain, block_crc=0), rows, spec, chunk_rows)
 
 
 def block_crc(slot: commit.Slot, rows: ChunkFiles, meta: ChunkFiles, spec: StoreSpec, chunk_rows: int) -> int:
@@ -181,6 +189,6 @@ def read_flags(
     parts = [np.empty((0, 2), np.bool_)]
     for chunk, within, count in pieces(start, stop, chunk_rows):
         data = rows.read(chunk, within * 4 * spec.row_width, count * 4 * spec.row_width)
-        parts.append(np.frombuffer(data, np.float32).reshape(count, -1)[:, columns] > 0)
+        parts.append(np.frombuffer(data, np.float32).reshape(count, spec.row_width)[:, columns] > 0)
     valid, first = np.concatenate(parts).T
     return valid, first

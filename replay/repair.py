@@ -10,15 +10,16 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
+from contextlib import ExitStack, suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from replay import commit, layout
+from replay import archive, commit, layout
 from replay.chunks import ChunkFiles, chunk_path
-from replay.errors import CorruptStoreError, SchemaError, StorageError
+from replay.errors import CorruptStoreError, SchemaError, StorageError, WriterStateError
 from replay.log import StreamLog
 from replay.recovery import META_ROW_BYTES, lock, recounted
 from replay.row_sense import RowSense
@@ -44,10 +45,12 @@ def repair(path: Path | str, *, like: Path | str | None = None) -> dict[str, Any
     Raises:
         CorruptStoreError: the store's zarr.json is lost and `like` is not given.
         SchemaError: `like` does not fit the chunk files.
+        WriterStateError: an archive, or the unpacked copy of one.
         WriterLockedError: a stream has a writer; nothing was changed.
         StorageError: the operating system refuses; what was moved aside is in the folder named above.
     """
     path = Path(path)
+    _refuse_archive(path)
     aside = _Aside(path)
     actions: list[str] = []
     lost = 0
@@ -55,13 +58,15 @@ def repair(path: Path | str, *, like: Path | str | None = None) -> dict[str, Any
         if like is not None:
             _write_store_document(path, Store.open(like), aside, actions)
         store = Store.open(path)
-        names = store.stream_names()
-        for name in names:
-            os.close(_locked(store, name))
-        if check_document(path / layout.STREAMS / layout.GROUP, layout.group_document({})):
-            _write_document(path / layout.STREAMS / layout.GROUP, layout.group_document({}), aside, actions)
-        for name in names:
-            lost += _StreamRepair(store, name, aside, actions).run()
+        with ExitStack() as held:
+            locks = {}
+            for name in store.stream_names():
+                locks[name] = _locked(store, name)
+                held.callback(os.close, locks[name])
+            if check_document(path / layout.STREAMS / layout.GROUP, layout.group_document({})):
+                _write_document(path / layout.STREAMS / layout.GROUP, layout.group_document({}), aside, actions)
+            for name, fd in locks.items():
+                lost += _StreamRepair(store, name, fd, aside, actions).run()
     except OSError as error:
         raise StorageError(f"cannot repair {path} ({error.strerror}): {aside.folder} has what was moved") from error
     return {
@@ -71,6 +76,18 @@ def repair(path: Path | str, *, like: Path | str | None = None) -> dict[str, Any
         "lost_rows": lost,
         "evidence": str(aside.folder) if aside.folder.exists() else None,
     }
+
+
+def _refuse_archive(path: Path) -> None:
+    if archive.is_unpacked(path):
+        raise WriterStateError(
+            f"{path} is the unpacked copy of an archive: remove it, and the archive's next use unpacks it anew"
+        )
+    if archive.is_archive(path):
+        raise WriterStateError(
+            f"{path} is an archive, whose digest is checked whenever it is unpacked: restore it from a copy, or remove "
+            f"its unpacked copy below {layout.user_cache() / 'archives'} where that is damaged"
+        )
 
 
 class _Aside:
@@ -130,8 +147,10 @@ def _locked(store: Store, name: str) -> int:
 
 
 class _StreamRepair:
-    def __init__(self, store: Store, name: str, aside: _Aside, actions: list[str]) -> None:
-        self._store, self._name, self._aside, self._actions = store, name, aside, actions
+    """The repair of one stream, whose commit file is open as `fd` and locked."""
+
+    def __init__(self, store: Store, name: str, fd: int, aside: _Aside, actions: list[str]) -> None:
+        self._store, self._name, self._fd, self._aside, self._actions = store, name, fd, aside, actions
         self._folder = store.path / layout.STREAMS / name
         self._rows = ChunkFiles(self._folder / layout.ROWS, store.chunk_rows * 4 * store.spec.row_width)
         self._meta = ChunkFiles(self._folder / layout.META, store.chunk_rows * META_ROW_BYTES)
@@ -147,21 +166,28 @@ class _StreamRepair:
                 _write_document(file, document, self._aside, self._actions)
         if any(each.kind == "seal" for each in findings):
             self._erase_seals()
+        kinds = {each.kind for each in findings}
+        lost = 0
+        # Recovery needs both slots as they are, and what it drops is no reason to move the stream aside.
+        if "block" in kinds and "chunk" not in kinds:
+            lost = self._drop_block()
+            findings = self._check()
         if any(each.kind in ("commit", "counter") for each in findings):
             self._write_commit()
             findings = self._check()
-        bad = [(each.first_row, each.stop_row) for each in findings if each.kind in ("chunk", "checksum", "row")]
-        lost = 0
-        if any(each.kind == "block" for each in findings) and not bad:
-            lost = self._drop_block()
-        ranges = [(first, stop) for first, stop in bad if first is not None and stop is not None]
+        bad = [each for each in findings if each.kind in ("chunk", "checksum", "row", "block")]
+        ranges = [(e.first_row, e.stop_row) for e in bad if e.first_row is not None and e.stop_row is not None]
         if ranges:
-            blocks = [each for each in findings if each.kind == "block"]
-            ranges += [(each.first_row or 0, each.stop_row or 0) for each in blocks]
-            return self._salvage(ranges)
-        # Opening it recovers it, and closing publishes its shape.
-        StreamLog(self._store.path, self._name, self._store.spec, self._store.chunk_rows, "process").close()
+            return lost + self._salvage(ranges)
+        self._recover()  # publishes its shape
         return lost
+
+    def _recover(self) -> int:
+        """Open the stream as its next writer would, and close it; returns its head."""
+        store = self._store
+        log = StreamLog(store.path, self._name, store.spec, store.chunk_rows, "process", locked=self._fd)
+        log.close()
+        return log.head
 
     def _check(self) -> list[Finding]:
         check = StreamCheck(self._store, self._name)
@@ -185,25 +211,21 @@ class _StreamRepair:
         """Both slots anew, from the sound one or from seals and rows."""
         path = self._folder / layout.COMMIT_FILE
         self._aside.copy(path)
-        fd = _locked(self._store, self._name)
-        try:
-            slot = commit.newest(commit.read_raw(fd))
-            source = "the sound slot" if slot is not None else "seals and rows"
-            slot = self._counted(slot if slot is not None else self._found())
-            os.ftruncate(fd, commit.COMMIT_BYTES)
-            os.pwrite(fd, bytes(commit.COMMIT_BYTES), 0)
-            for _ in range(2):
-                slot = replace(slot, sequence=slot.sequence + 1)
-                os.pwrite(fd, commit.encode(astuple(slot)), (slot.sequence & 1) * commit.SLOT_BYTES)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        slot = commit.newest(commit.read_raw(self._fd))
+        source = "the sound slot" if slot is not None else "seals and rows"
+        slot = self._counted(slot if slot is not None else self._found())
+        os.ftruncate(self._fd, commit.COMMIT_BYTES)
+        os.pwrite(self._fd, bytes(commit.COMMIT_BYTES), 0)
+        for _ in range(2):
+            slot = replace(slot, sequence=slot.sequence + 1)
+            os.pwrite(self._fd, commit.encode(astuple(slot)), (slot.sequence & 1) * commit.SLOT_BYTES)
+        os.fsync(self._fd)
         self._actions.append(f"{path}: rebuilt from {source}: rows {slot.tail} to {slot.head}")
 
     def _counted(self, slot: commit.Slot) -> commit.Slot:
         try:
             return recounted(slot, self._rows, self._store.spec, self._store.chunk_rows)
-        except OSError:  # a chunk is missing: the stream is about to be copied, and counted on the way
+        except CorruptStoreError:  # a chunk is not whole: the stream is about to be copied, and counted on the way
             return slot
 
     def _found(self) -> commit.Slot:
@@ -223,7 +245,7 @@ class _StreamRepair:
             start, stop = at, (at // size + 1) * size
             try:
                 rows, meta = self._read(start, stop)
-            except (OSError, ValueError):
+            except CorruptStoreError:
                 break
             offsets = self._store.spec.offsets
             flags = {name: rows[:, offsets[name]] > 0 for name in FLAGS}
@@ -237,15 +259,15 @@ class _StreamRepair:
             if head < stop:
                 break
             before, at = float(ended[-1]), stop
-        first = self._read(tail, tail + 1) if head > tail else None
         evicted = 0
-        if tail and first is not None:
-            begins = bool(first[0][0, self._store.spec.offsets["first"]] > 0)
-            evicted = int(first[1][0, 4]) + (0 if begins else 1)
+        with suppress(CorruptStoreError):
+            if 0 < tail < head:
+                rows, meta = self._read(tail, tail + 1)
+                evicted = int(meta[0, 4]) + (0 if rows[0, self._store.spec.offsets["first"]] > 0 else 1)
         return commit.Slot(0, tail, head, head, 0, 0, 0, 0, evicted, 0, 0, 0, 0, evicted)
 
     def _read(self, start: int, stop: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Rows and meta rows [start, stop) of one chunk; OSError or ValueError where they are not all there."""
+        """Rows and meta rows [start, stop) of one chunk; CorruptStoreError where they are not all there."""
         chunk, within = divmod(start, self._store.chunk_rows)
         width, count = 4 * self._store.spec.row_width, stop - start
         rows = np.frombuffer(self._rows.read(chunk, within * width, count * width), np.float32)
@@ -260,10 +282,9 @@ class _StreamRepair:
             self._aside.copy(chunk_path(self._folder / layout.ROWS, chunk))
             self._aside.copy(chunk_path(self._folder / layout.META, chunk))
         self._aside.copy(self._folder / layout.COMMIT_FILE)
-        log = StreamLog(self._store.path, self._name, self._store.spec, self._store.chunk_rows, "process")
-        log.close()
-        self._actions.append(f"{self._folder}: rows {log.head} to {before.head} dropped, their block does not hold")
-        return before.head - log.head
+        head = self._recover()
+        self._actions.append(f"{self._folder}: rows {head} to {before.head} dropped, their block does not hold")
+        return before.head - head
 
     def _salvage(self, bad: list[tuple[int, int]]) -> int:
         """Copy what is sound to a new stream and move the damaged one aside; returns the rows lost."""

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from replay.archive import is_unpacked
 from replay.errors import RetentionError, SchemaError
 from replay.log import StreamLog
 from replay.recovery import META_ROW_BYTES
@@ -27,15 +28,20 @@ class Capacity:
     steps: int | None = None
     """The newest steps that must stay; up to one chunk more stays, because chunks go whole."""
     bytes: int | None = None
-    """Most bytes of chunk files, the chunk being written included; at least two chunks."""
+    """Most bytes of chunk files, those being written and reserved ahead included: at least three chunks of a stream
+    that is written, two of another."""
 
-    def check(self, spec: StoreSpec, chunk_rows: int) -> Capacity:
-        """Return the capacity, or raise SchemaError where it makes no sense for such rows."""
+    def check(self, spec: StoreSpec, chunk_rows: int, *, written: bool) -> Capacity:
+        """Return the capacity, or raise SchemaError where it makes no sense for such rows, of a stream being written or
+        of one that nobody writes."""
         if self.steps is not None and self.steps < 1:
             raise SchemaError(f"a capacity of {self.steps} steps keeps nothing: use at least 1")
-        least = 2 * chunk_bytes(spec, chunk_rows)
+        least = (3 if written else 2) * chunk_bytes(spec, chunk_rows)
         if self.bytes is not None and self.bytes < least:
-            raise SchemaError(f"a capacity of {self.bytes} bytes is too small: two chunks of this store take {least}")
+            count = "three" if written else "two"
+            raise SchemaError(
+                f"a capacity of {self.bytes} bytes is too small: {count} chunks of this store take {least}"
+            )
         return self
 
 
@@ -45,10 +51,15 @@ def chunk_bytes(spec: StoreSpec, chunk_rows: int) -> int:
 
 
 def refuse_offline(store: Store) -> None:
-    """Raise RetentionError for a store of ingested data.
+    """Raise RetentionError for a store of ingested data, and for an archive's copy, which is never unpacked again.
 
     `slipway ingest` records the data's digest as the store's source; stores that are written live have none.
     """
+    if is_unpacked(store.path):
+        raise RetentionError(
+            f"{store.path} is the unpacked copy of an archive, which is never evicted from: evict from a store of your "
+            "own and compact that"
+        )
     source = store.spec.source or {}
     if "digest" in source:
         raise RetentionError(
@@ -64,13 +75,13 @@ def evict(store: Store, capacity: Capacity, *, streams: list[str] | None = None)
         JSON-able: by stream name, rows evicted and the first row and the number of rows kept.
 
     Raises:
-        RetentionError: ingested data, or a stream that does not exist.
+        RetentionError: ingested data, an archive, or a stream that does not exist.
         WriterLockedError: a stream has a writer; nothing was evicted from any.
         SchemaError: the capacity makes no sense.
         CorruptStoreError, StorageError: a stream cannot be recovered, or the disk failed.
     """
     refuse_offline(store)
-    capacity.check(store.spec, store.chunk_rows)
+    capacity.check(store.spec, store.chunk_rows, written=False)
     present = store.stream_names()
     names = present if streams is None else streams
     if unknown := [name for name in names if name not in present]:

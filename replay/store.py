@@ -108,7 +108,7 @@ class Store:
                 quarter of a second; "block": every commit.
             source_id: recorded with every row.
             capacity_steps: whenever a chunk is full, drop the oldest chunks but for at least this many steps.
-            capacity_bytes: likewise, but for at most this many bytes of chunk files; two chunks at least.
+            capacity_bytes: likewise, but for at most this many bytes of chunk files; three chunks at least.
 
         Raises:
             WriterLockedError: the stream has a writer.
@@ -118,11 +118,11 @@ class Store:
             CorruptStoreError: the stream cannot be recovered.
             StorageError: the operating system refuses.
         """
-        if (self.path / archive.MARK).exists():
+        if archive.is_unpacked(self.path):
             raise WriterStateError(f"{self.path} is the unpacked copy of an archive: write to a store of your own")
         if capacity_steps is not None or capacity_bytes is not None:
             refuse_offline(self)
-            Capacity(steps=capacity_steps, bytes=capacity_bytes).check(self.spec, self.chunk_rows)
+            Capacity(steps=capacity_steps, bytes=capacity_bytes).check(self.spec, self.chunk_rows, written=True)
         return StreamWriter(
             self.path,
             stream,

@@ -315,7 +315,7 @@ class StreamWriter:
 
         Args:
             keep_steps: the newest steps that stay; up to one chunk more does, because chunks go whole.
-            keep_bytes: most bytes of chunk files that stay, the chunk being written included.
+            keep_bytes: most bytes of chunk files that stay, those being written and reserved ahead included.
 
         Raises:
             StorageError: the disk failed.

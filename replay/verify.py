@@ -7,6 +7,7 @@ the newest commit's block; a finding names the stream and the rows that the chec
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ class Finding:
     stream: str | None = None
     """Stream concerned; None: the store."""
     first_row: int | None = None
-    """First row that cannot be trusted; None where no row is in doubt."""
+    """First row that cannot be trusted; None where no row is in doubt. Rows of a block that does not hold are named by
+    its finding alone."""
     stop_row: int | None = None
     """One past the last of them."""
 
@@ -65,7 +67,7 @@ def verify(path: Path | str, *, progress: Progress | None = None) -> dict[str, A
         findings.append(Finding(kind="document", message=str(error), file=str(path / layout.GROUP)))
         names = []
     else:
-        findings += check_document(path / layout.STREAMS / layout.GROUP, layout.group_document({}))
+        findings += check_document(store.path / layout.STREAMS / layout.GROUP, layout.group_document({}))
     checks = [StreamCheck(store, name) for name in names]
     total = sum(check.rows for check in checks)
     done = 0
@@ -113,6 +115,7 @@ class StreamCheck:
         self.folder = store.path / layout.STREAMS / name
         self.findings: list[Finding] = []
         self.sealed_rows = 0
+        self._lost_from = sys.maxsize  # first row of a newest block that does not hold: the rows behind it go with it
         self._spec, self._chunk_rows = store.spec, store.chunk_rows
         self._row_files = ChunkFiles(self.folder / layout.ROWS, store.chunk_rows * 4 * store.spec.row_width)
         self._meta_files = ChunkFiles(self.folder / layout.META, store.chunk_rows * META_ROW_BYTES)
@@ -129,6 +132,7 @@ class StreamCheck:
         if self.slot is None:
             return
         seals = self._check_seals()
+        self._check_block()
         sense = RowSense(self._spec)
         for chunk in range(self.slot.tail // self._chunk_rows, -(-self.slot.head // self._chunk_rows)):
             start = chunk * self._chunk_rows
@@ -138,7 +142,7 @@ class StreamCheck:
             else:
                 self._check_chunk(seals, sense, chunk, start, *arrays)
             yield stop - start
-        self._check_end(sense)
+        self._check_counters(sense)
 
     def _add(self, kind: str, file: Path, message: str, rows: tuple[int, int] | None = None) -> None:
         first, stop = rows if rows is not None else (None, None)
@@ -229,32 +233,37 @@ class StreamCheck:
         if 0 < sealed <= len(rows):
             self.sealed_rows += sealed
             for array, values, crc in ((layout.ROWS, rows, crcs[0]), (layout.META, meta, crcs[1])):
-                if google_crc32c.value(np.ascontiguousarray(values[:sealed])) != crc:
+                if google_crc32c.value(np.ascontiguousarray(values[:sealed])) != crc and start < self._lost_from:
                     broken = True
                     file = chunk_path(self.folder / array, chunk)
                     message = f"{file}: rows {start} to {start + sealed} of stream {self.name!r} have changed since "
                     message += "they were written (crc32c): `slipway replay repair` saves the others"
                     self._add("checksum", file, message, (start, start + sealed))
-        for what, first, stop in sense.check(start, rows, meta):
-            if not broken:  # else the checksum has said so of the whole chunk
+        for what, first, end in sense.check(start, rows, meta):
+            stop = min(end, self._lost_from)
+            if first < stop and not broken:  # else the checksum has said so of the whole chunk
                 file = chunk_path(self.folder / layout.ROWS, chunk)
                 self._add("row", file, f"rows {first} to {stop} of stream {self.name!r}: {what}", (first, stop))
 
-    def _check_end(self, sense: RowSense) -> None:
+    def _check_block(self) -> None:
         slot, path = self.slot, self.folder / layout.COMMIT_FILE
         assert slot is not None
         try:
             crc = block_crc(slot, self._row_files, self._meta_files, self._spec, self._chunk_rows)
-        except OSError:
-            crc = slot.block_crc  # the chunk has its own finding
+        except CorruptStoreError:
+            return  # the chunk has its own finding
         if crc != slot.block_crc:
+            self._lost_from = slot.block_start
             where = (slot.block_start, slot.head)
             message = f"rows {where[0]} to {where[1]} of stream {self.name!r} are not those that were committed "
-            self._add(
-                "block", path, message + "(crc32c of the newest block): `slipway replay repair` drops them", where
-            )
+            message += "(crc32c of the newest block): `slipway replay repair` drops them"
+            self._add("block", path, message, where)
+
+    def _check_counters(self, sense: RowSense) -> None:
+        slot, path = self.slot, self.folder / layout.COMMIT_FILE
+        assert slot is not None
         counted = (slot.steps - slot.evicted_steps, slot.broken - slot.evicted_broken)
-        if sense.complete and counted != (sense.steps, sense.broken):
+        if sense.complete and self._lost_from > slot.head and counted != (sense.steps, sense.broken):
             message = f"{path}: counts {counted[0]} steps, {counted[1]} of them without a successor, the rows hold "
             self._add("counter", path, message + f"{sense.steps} and {sense.broken}: `slipway replay repair` recounts")
 

@@ -27,7 +27,7 @@ from replay.ingest.source import (
 )
 from replay.ingest.success import cut_at_first
 from replay.layout import fsync_directory
-from replay.processes import alive
+from replay.processes import remove_left_behind
 from replay.schema import StoreSpec
 from replay.store import Store
 
@@ -142,10 +142,7 @@ def _refuse_other(out: Path, spec: StoreSpec) -> None:
 def beside(out: Path) -> Iterator[Path]:
     """A path beside `out` to write to; renamed to `out` at the end, removed with all traces on any failure."""
     made = _make_parents(out.parent)
-    for leftover in out.parent.glob(f"{out.name}.partial-*"):
-        pid = leftover.name.rpartition("-")[2]
-        if pid.isdigit() and (int(pid) == os.getpid() or not alive(int(pid))):
-            shutil.rmtree(leftover, ignore_errors=True)
+    remove_left_behind(out.parent, f"{out.name}.partial-")
     partial = out.with_name(f"{out.name}.partial-{os.getpid()}")
     try:
         yield partial

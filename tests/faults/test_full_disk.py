@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import resource
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replay import Store, StoreSpec, StreamWriter
+from replay import Store, StoreSpec, StreamWriter, log
 from replay.errors import StorageError
 from replay.log import DURABILITIES, Durability
 from tests.replay import formula
@@ -61,6 +63,28 @@ def test_a_full_disk_is_an_error_and_the_writer_goes_on_when_space_is_freed(
     with pytest.raises(StorageError, match="No space left"), store.writer("b", durability=durability) as writer:
         append_until_full(store.writer("c", durability=durability))
         writer.append_episode(*EPISODE, terminated=True, truncated=False)
+
+
+def test_rows_that_are_on_the_disk_are_committed_though_their_shape_cannot_be_published(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a caller that waits for free space and repeats would store them twice."""
+    monkeypatch.setattr(log, "PUBLISH_INTERVAL_S", 0.0)
+    store = Store.create(small_disk / "s.zarr", formula.spec(), chunk_rows=1024)
+    with store.writer("a", durability="block") as writer:
+        writer.append_episode(*EPISODE, terminated=True, truncated=False)
+        with contextlib.suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        for _ in range(3):
+            writer.append_episode(*EPISODE, terminated=True, truncated=False)
+        document = store.path / "streams" / "a" / "rows" / "zarr.json"
+        assert json.loads(document.read_text())["shape"][0] == 51, "the disk was not full"
+        (small_disk / "filler").unlink()
+        writer.append_episode(*EPISODE, terminated=True, truncated=False)
+        assert json.loads(document.read_text())["shape"][0] == writer.head == 5 * 51
+        assert not list(small_disk.rglob("*.tmp"))
+    assert [episode.observations.tolist() for episode in store.episodes()] == [EPISODE[0].tolist()] * 5
 
 
 def test_creating_on_a_full_disk_leaves_nothing(small_disk: Path) -> None:

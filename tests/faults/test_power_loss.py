@@ -7,14 +7,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
+from unittest.mock import patch
 
 import google_crc32c
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from replay import ReplayError, Store, StreamWriter, chunks, layout, log, reader, recovery
+from replay import ReplayError, Store, StreamWriter, chunks, durable, layout, log, reader, recovery
 from replay.log import Durability
 from replay.reader import StoreReader
 from replay.seals import read_seals
@@ -137,6 +139,8 @@ class Workload:
             episode(writer, self._generation, int(self._rng.integers(1, 90)))
         elif action == 8 and writer.in_episode:
             writer.cut(formula.observation(writer.head))
+        elif action == 9 and level == "interval" and self._rng.random() < 0.5:
+            self._sync_from_outside(writer)
         elif action == 9 and level == "interval":
             head = writer.head
             self.recorder.on_data_sync = lambda: self._append_step(writer)
@@ -152,6 +156,29 @@ class Workload:
                 self._promise(writer.name, head)
         else:
             self._append_step(writer)
+
+    def _sync_from_outside(self, writer: StreamWriter) -> None:
+        """`Store.sync` of another process: this one goes on around each of its steps, and flushes now and then."""
+        fsync_stream = durable._fsync_stream
+
+        def meanwhile(_: object) -> None:
+            for _ in range(self._rng.integers(3)):
+                self._append_step(writer)
+            if self._rng.random() < 0.3:
+                writer._log.flush()
+
+        def between(folder: Path) -> None:
+            if self._rng.random() < 0.3:
+                meanwhile(None)
+            fsync_stream(folder)
+            if self._rng.random() < 0.3:
+                meanwhile(None)
+
+        clock = SimpleNamespace(monotonic=lambda: 0.0, sleep=meanwhile)
+        with patch.object(durable, "time", clock), patch.object(durable, "_fsync_stream", between):
+            heads = Store.open(self._path).sync()
+        for name, head in heads.items():
+            self._promise(name, max(head, self._promised.get(name, 0)))
 
     def _append_step(self, writer: StreamWriter) -> None:
         ended = int(self._rng.integers(6))
@@ -352,6 +379,11 @@ def no_fsync_of_new_chunks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(chunks.ChunkFiles, "reserve", careless)
 
 
+def sync_without_waiting(patch: pytest.MonkeyPatch) -> None:
+    """`Store.sync` promises what it made durable, whatever the live writer's next slots will say."""
+    patch.setattr(durable, "_settle", lambda *_: None)
+
+
 def blind_start(patch: pytest.MonkeyPatch) -> None:
     """A new writer declares the rows durable that a killed one left in the page cache, before it has flushed them."""
     put = log.StreamLog._put_slot
@@ -374,6 +406,7 @@ def blind_start(patch: pytest.MonkeyPatch) -> None:
         (no_directory_fsync_of_chunks, ("block",)),
         (no_directory_fsync_of_documents, ("block",)),
         (no_fsync_of_new_chunks, ("block", "interval")),
+        (sync_without_waiting, ("interval",)),
         pytest.param(blind_start, ("interval",), marks=pytest.mark.full),  # rare: it needs a kill and a power loss
     ],
 )

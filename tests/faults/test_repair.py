@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from replay import Store
+from replay import Store, log
+from replay import repair as repairing
 from replay.errors import CorruptStoreError, SchemaError, WriterLockedError
 from replay.repair import repair
 from replay.retention import Capacity, evict
 from replay.sampler import UniformSampler
-from replay.verify import verify
+from replay.verify import Finding, verify
 from tests.faults.test_verify import CHUNK, META_BYTES, ROW_BYTES, fill, flip
 from tests.replay import formula
 from tests.replay.test_retention import wrong_pairs
@@ -149,6 +151,85 @@ def test_a_block_that_does_not_hold_is_dropped_and_kept_aside(store: Store) -> N
     usable(store)
 
 
+def lose_power(store: Store, stream: str) -> tuple[int, int]:
+    """What a power loss at level interval commonly leaves: slots on the disk, the rows since the last flush as zeros.
+
+    Returns the head that was flushed and the one that was committed."""
+    with patch.object(log, "FLUSH_INTERVAL_S", 1e3), store.writer(stream, durability="interval") as writer:
+        appended = formula.append_forever(writer)
+        while writer.head < 90:
+            next(appended)
+        writer.sync()
+        flushed = writer.head
+        while writer.head < 120:
+            next(appended)
+        head = writer.head
+        saved = {path: path.read_bytes() for path in (store.path / "streams" / stream).rglob("0") if path.is_file()}
+    for path, data in saved.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    rows = np.memmap(store.path / "streams" / stream / "rows" / "c" / "0" / "0", np.float32, "r+").reshape(CHUNK, -1)
+    rows[flushed:] = 0
+    return flushed, head
+
+
+def test_a_power_loss_costs_a_stream_its_block_and_nothing_else(store: Store) -> None:
+    flushed, head = lose_power(store, "b")
+    findings = [(each["kind"], each["first_row"], each["stop_row"]) for each in verify(store.path)["findings"]]
+    assert findings == [("block", flushed, head)]
+    done = repair(store.path)
+    assert (done["sound"], done["lost_rows"]) == (True, head - flushed)
+    assert store.reader().heads["b"] == flushed
+    assert store.stream_names() == ["a", "b"]
+    usable(store)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda stream: flip(stream / "commit" / "c" / "0" / "0", 24),
+        lambda stream: flip(stream / "commit" / "c" / "0" / "0", 4096 + 24),
+        lambda stream: flip(stream / "commit" / "c" / "0" / "0", 300),
+    ],
+    ids=["first slot", "second slot", "padding"],
+)
+def test_a_damaged_slot_beside_a_lost_block_costs_no_more_than_the_block(
+    store: Store, damage: Callable[[Path], None]
+) -> None:
+    flushed, _ = lose_power(store, "b")
+    damage(store.path / "streams" / "b")
+    done = repair(store.path)
+    assert done["sound"]
+    assert store.reader().heads["b"] == flushed
+    usable(store)
+
+
+def test_rows_changed_below_a_lost_block_are_salvaged_without_it(store: Store) -> None:
+    flushed, head = lose_power(store, "b")
+    rows = np.memmap(store.path / "streams" / "b" / "rows" / "c" / "0" / "0", np.float32, "r+").reshape(CHUNK, -1)
+    changed = int(np.flatnonzero(rows[:flushed, store.spec.offsets["first"]])[-2])
+    rows[changed, store.spec.offsets["valid"]] = 0.5
+    done = repair(store.path)
+    assert done["sound"]
+    assert store.stream_names() == ["a", "b-repaired"]
+    kept = store.reader().heads["b-repaired"]
+    assert done["lost_rows"] == head - kept
+    assert head - flushed < done["lost_rows"] <= head - changed
+    usable(store)
+
+
+@pytest.mark.parametrize("chunk", [0, 3])
+@pytest.mark.parametrize("array", ["rows", "meta"])
+@pytest.mark.parametrize("cut", [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:40])])
+def test_a_damaged_commit_beside_a_chunk_that_is_not_whole_is_repaired(
+    store: Store, chunk: int, array: str, cut: Callable[[Path], object]
+) -> None:
+    both_slots(commit_file(store))
+    cut(store.path / "streams" / "a" / array / "c" / str(chunk) / "0")
+    assert repair(store.path)["sound"]
+    usable(store)
+
+
 def test_a_damaged_seal_is_erased(store: Store) -> None:
     flip(store.path / "streams" / "a" / "seals" / "c" / "0" / "0", 40)
     done = repair(store.path)
@@ -177,6 +258,25 @@ def test_a_stream_in_use_is_not_repaired(store: Store) -> None:
     with store.writer("a"), pytest.raises(WriterLockedError):
         repair(store.path)
     assert not file.exists(), "one stream in use: nothing is changed in any"
+
+
+def test_no_writer_gets_in_while_a_store_is_repaired(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    lose_power(store, "b")
+    both_slots(commit_file(store))
+    (store.path / "streams" / "a" / "rows" / "c" / "1" / "0").unlink()
+    tried = 0
+    check = repairing._StreamRepair._check
+
+    def beside(self: repairing._StreamRepair) -> list[Finding]:
+        nonlocal tried
+        with pytest.raises(WriterLockedError):
+            store.writer(self._name)
+        tried += 1
+        return check(self)
+
+    monkeypatch.setattr(repairing._StreamRepair, "_check", beside)
+    assert repair(store.path)["sound"]
+    assert tried >= 4
 
 
 def test_several_damages_at_once(store: Store) -> None:

@@ -196,6 +196,32 @@ def test_recovery_passes_over_commits_whose_rows_were_lost(store: Store) -> None
     assert reader.num_steps == reader.count_sampleable()
 
 
+def test_a_slot_that_ends_before_what_the_other_promises_is_passed_over(store: Store) -> None:
+    """A power loss may keep one slot as it was at a sync, and in the other place one of three commits later."""
+    file = store.path / "streams" / "b" / "commit" / "c" / "0" / "0"
+    slots = []
+    with store.writer("b", durability="process") as writer:
+        for _ in range(5):
+            start = writer.head
+            writer.append_episode(np.zeros((20, 5)), np.zeros((19, 2)), np.zeros(19), terminated=True, truncated=False)
+            data = file.read_bytes()
+            at = 4096 * (writer._log._sequence & 1)
+            slots.append((start, at, data[at : at + 4096]))
+            if len(slots) == 3:
+                promised = store.sync()["b"]
+    (_, first, old), (certain, second, new) = slots[1], slots[4]
+    file.write_bytes(old + new if first < second else new + old)
+    for row in range(certain, certain + 20):  # the rows of the last commit were lost
+        rows = store.path / "streams" / "b" / "rows" / "c" / str(row // formula.CHUNK_ROWS) / "0"
+        with rows.open("r+b") as opened:
+            opened.seek(row % formula.CHUNK_ROWS * 4 * store.spec.row_width)
+            opened.write(bytes(4 * store.spec.row_width))
+    assert store.reader().heads["b"] == certain > promised
+    with store.writer("b", durability="process") as writer:
+        assert writer.head == certain
+    assert store.num_steps == store.reader().count_sampleable()
+
+
 def test_a_damaged_newest_row_is_given_up_and_nothing_else(store: Store) -> None:
     head = store.num_rows
     index, within = divmod(head - 1, formula.CHUNK_ROWS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +14,22 @@ import zarr
 
 from replay import Store
 from replay.archive import compact, unpack
-from replay.errors import CorruptStoreError, StoreExistsError, WriterLockedError, WriterStateError
+from replay.errors import (
+    CorruptStoreError,
+    RetentionError,
+    StorageError,
+    StoreExistsError,
+    WriterLockedError,
+    WriterStateError,
+)
+from replay.repair import repair
 from replay.retention import Capacity, evict
 from replay.sampler import UniformSampler
 from replay.verify import verify
-from tests.faults.test_verify import CHUNK, fill
+from tests.faults.test_verify import CHUNK, fill, flip
 from tests.replay import formula
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -107,3 +120,54 @@ def test_compaction_is_whole_or_not_at_all(store: Store, tmp_path: Path, monkeyp
     with pytest.raises(CorruptStoreError, match="stream 'b'"):
         compact(store, tmp_path / "a.zarr")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.zarr", "there"]
+
+
+def test_an_archive_is_verified_in_its_unpacked_copy_and_neither_evicted_from_nor_repaired(
+    store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.zarr"
+    compact(store, path)
+    copy = Store.open(path)
+    assert verify(path)["findings"] == []
+    assert verify(path)["rows"] == store.num_rows
+
+    def contents() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for each in (path, copy.path) for file in each.rglob("*") if file.is_file()}
+
+    before = contents()
+    with pytest.raises(RetentionError, match="archive"):
+        evict(copy, Capacity(steps=1))
+    for place in (path, copy.path):
+        with pytest.raises(WriterStateError, match="archive"):
+            repair(place)
+    assert contents() == before
+    flip(copy.path / "streams" / "a" / "rows" / "c" / "0" / "0", 65)
+    assert {each["kind"] for each in verify(path)["findings"]} == {"checksum"}
+    for place, words in ((copy.path, "remove it"), (path, "remove its unpacked copy")):
+        with pytest.raises(WriterStateError, match=words):
+            repair(place)
+
+
+def test_what_a_killed_unpacking_left_goes_with_the_next(store: Store, tmp_path: Path) -> None:
+    compact(store, tmp_path / "a.zarr")
+    script = (
+        "import os, signal, sys; from replay import Store, archive\n"
+        "archive.StreamLog.commit_block = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Store.open(sys.argv[1])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.zarr")], cwd=ROOT, check=False)
+    assert done.returncode == -9
+    cache = tmp_path / "cache" / "slipway" / "archives"
+    (left,) = cache.iterdir()
+    assert ".partial-" in left.name
+    living = cache / f"{left.name.rpartition('-')[0]}-{os.getppid()}"
+    living.mkdir()
+    place = Store.open(tmp_path / "a.zarr").path
+    assert sorted(cache.iterdir()) == sorted([living, place])
+
+
+def test_an_archive_that_cannot_be_unpacked_says_where_it_was_to_go(store: Store, tmp_path: Path) -> None:
+    compact(store, tmp_path / "a.zarr")
+    (tmp_path / "cache").write_text("a file, where a folder is needed")
+    with pytest.raises(StorageError, match=r"cannot be unpacked into .*cache.*: set XDG_CACHE_HOME to a folder"):
+        Store.open(tmp_path / "a.zarr")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import gc
-import signal
+import itertools
+import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from replay import Store
+from replay import Store, chunks, log, mapping, recovery
 from replay import commit as commits
-from replay.errors import EmptyReplayError
+from replay.errors import CorruptStoreError, EmptyReplayError, StorageError
+from replay.log import DURABILITIES, Durability
+from replay.mapping import ChunkTable
+from replay.reader import StoreReader
 from replay.statistics import episode_lengths, observation_moments, returns, reward_range
 from tests.replay import formula
 
@@ -78,10 +85,76 @@ def test_a_store_is_made_durable_from_outside_its_live_writer(tmp_path: Path) ->
                 slot = commits.read_newest(handle.fileno(), file)
             assert slot.block_start >= previous or slot.head == previous
             child.stdout.read1(1 << 16)  # type: ignore[attr-defined]
-        child.send_signal(signal.SIGSTOP)
-        time.sleep(0.05)
-        assert store.sync(timeout_s=0.1)["live"] >= previous  # a silent writer commits nothing that could be lost
         child.kill()
+    assert store.sync()["live"] >= previous  # nobody goes on from what it left
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_what_sync_promises_waits_for_the_flush_of_a_writer_that_may_go_on_without_one(
+    tmp_path: Path, durability: Durability, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At level interval its next two commits would leave no slot that recovery believes after a power loss."""
+    monkeypatch.setattr(log, "FLUSH_INTERVAL_S", 1e3)
+    store = Store.create(tmp_path / "s.zarr", formula.spec(), chunk_rows=formula.CHUNK_ROWS)
+    with store.writer("a", durability=durability) as writer:
+        appended = formula.append_forever(writer)
+        head = next(itertools.islice(appended, 20, None))
+        if durability == "interval":
+            with pytest.raises(StorageError, match=rf"process {os.getpid()}\) has not made row {head} durable"):
+                store.sync(timeout_s=0.05)
+            flush = threading.Timer(0.1, writer._log.flush)
+            flush.start()
+            store.sync()
+            assert writer._log._block_start == head
+            flush.join()
+        assert store.sync(timeout_s=0.05) == {"a": head}
+
+
+@pytest.mark.parametrize("space", [mapping.AddressRange, ChunkTable])
+def test_a_chunk_that_is_evicted_while_a_reader_maps_it_is_passed_over(
+    tmp_path: Path, space: Callable[[int, int], mapping.RowSpace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.create(tmp_path / "s.zarr", formula.spec(), chunk_rows=formula.CHUNK_ROWS)
+    with store.writer("a", durability="process") as writer:
+        appended = formula.append_forever(writer)
+        while writer.head < 4 * formula.CHUNK_ROWS:
+            next(appended)
+
+        def evicting(path: Path, size: int) -> None:
+            chunks.check_chunk(path, size)
+            monkeypatch.undo()
+            writer.evict(keep_steps=1)
+
+        monkeypatch.setattr(mapping, "check_chunk", evicting)
+        reader = StoreReader([store], space=space(formula.CHUNK_ROWS, store.spec.row_width))
+        assert reader.num_rows == writer.head - writer.tail
+        assert formula.wrong_rows(reader, "a") == []
+        head = writer.head
+    (store.path / "streams" / "a" / "rows" / "c" / str((head - 1) // formula.CHUNK_ROWS) / "0").unlink()
+    with pytest.raises(CorruptStoreError, match="is missing"):
+        StoreReader([store], space=space(formula.CHUNK_ROWS, store.spec.row_width))
+
+
+def test_a_block_that_is_evicted_while_a_reader_first_looks_at_it_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.create(tmp_path / "s.zarr", formula.spec(), chunk_rows=formula.CHUNK_ROWS)
+    block_crc = recovery.block_crc
+    with store.writer("a", durability="process") as writer:
+        appended = formula.append_forever(writer)
+        next(appended)
+
+        def evicting(*arguments: Any) -> int:
+            monkeypatch.undo()
+            while writer.head < 4 * formula.CHUNK_ROWS:
+                next(appended)
+            writer.evict(keep_steps=1)
+            return block_crc(*arguments)
+
+        monkeypatch.setattr(recovery, "block_crc", evicting)
+        reader = store.reader()
+        assert reader.num_rows == writer.head - writer.tail
+        assert formula.wrong_rows(reader, "a") == []
 
 
 def test_reading_outside_the_committed_rows_is_refused(tmp_path: Path) -> None:

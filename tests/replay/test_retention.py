@@ -88,6 +88,24 @@ def test_a_writer_with_a_capacity_keeps_to_it_by_itself(store: Store, capacity: 
     assert formula.wrong_rows(reader, "a") == []
 
 
+@pytest.mark.parametrize("room", [3, 4])
+def test_a_writer_with_a_capacity_in_bytes_never_has_more_chunk_files(store: Store, room: int) -> None:
+    size = room * chunk_bytes(store.spec, CHUNK)
+    fill(store, 6 * CHUNK)
+    with store.writer("a", durability="process", capacity_bytes=size) as writer:
+        most = 0
+        for number, head in enumerate(formula.append_forever(writer)):
+            if writer._log._reserver is not None:
+                writer._log._reserver.join()
+            files = (*store.path.glob("streams/a/rows/c/*/0"), *store.path.glob("streams/a/meta/c/*/0"))
+            most = max(most, sum(file.stat().st_size for file in files))
+            assert most <= size, f"after {number} appends"
+            if head > 12 * CHUNK:
+                break
+    assert most == size, "the chunk that is reserved ahead counts"
+    assert formula.wrong_rows(store.reader(), "a") == []
+
+
 def test_a_mapped_reader_follows_evictions_and_reuses_their_memory(store: Store) -> None:
     fill(store, 3 * CHUNK)
     reader = store.reader()
@@ -152,6 +170,8 @@ def test_what_cannot_be_evicted_is_refused(store: Store) -> None:
     fill(store, 4 * CHUNK)
     with pytest.raises(SchemaError, match="two chunks"):
         evict(store, Capacity(bytes=chunk_bytes(store.spec, CHUNK)))
+    with pytest.raises(SchemaError, match="three chunks"):
+        store.writer("a", capacity_bytes=3 * chunk_bytes(store.spec, CHUNK) - 1)
     with pytest.raises(SchemaError, match="at least 1"):
         evict(store, Capacity(steps=0))
     with pytest.raises(RetentionError, match="no stream 'b'"):
