@@ -71,13 +71,16 @@ def numbers(batch: Any, name: str, where: str) -> NDArray[np.float64]:
     """
     column = batch.column(name)
     kind = pyarrow().types
+    from pyarrow import compute
+
     try:
         if kind.is_fixed_size_list(column.type) or kind.is_list(column.type) or kind.is_large_list(column.type):
-            lengths = {len(column[row]) if column[row].is_valid else -1 for row in {0, len(column) - 1}}
-            flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float64)
-            if len(lengths) != 1 or len(flat) != max(lengths) * len(column):
+            lengths = compute.list_value_length(column)
+            shortest, longest = compute.min_max(lengths).as_py().values()
+            if lengths.null_count or shortest != longest:
                 raise ValueError("its lists are of unequal length, or missing")
-            return flat.reshape(len(column), -1)
+            flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float64)
+            return flat.reshape(len(column), longest)
         if kind.is_string(column.type) or kind.is_large_string(column.type):
             raise ValueError("it holds text")
         return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)

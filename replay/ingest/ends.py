@@ -19,15 +19,17 @@ def close_episode(
     terminated: bool,
     truncated: bool,
     info: Mapping[str, NDArray[Any]],
+    terminate_on: str | None,
     notes: Counter[str],
 ) -> Iterator[SourceEpisode]:
     """T rows of "observations" [T, O], "actions" [T, A], "rewards" [T] as one episode, or none.
 
     A terminated episode keeps its last step; its final observation, which nothing bootstraps from, repeats the last
-    one. Any other ends one step early, and its last observation becomes the final one.
+    one. So does an episode whose last step has a non-zero `info[terminate_on]`, which the caller will terminate there.
+    Any other ends one step early, and its last observation becomes the final one.
     """
     observations, steps = rows["observations"], len(rows["rewards"])
-    if terminated:
+    if terminated or (terminate_on is not None and info[terminate_on][-1]):
         notes["final_observations_repeated"] += 1
         observations = np.concatenate([observations, observations[-1:]])
     else:

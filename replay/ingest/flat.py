@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -188,12 +187,10 @@ class FlatReader:
         following = rows.get("next_observations")
         if following is None:
             info = {} if self.column is None else {self.column: rows["info"]}
-            # A success in the last step ends the episode for good, if the caller says so: it must not be left out.
-            kept = terminated or (self.terminate_on is not None and bool(rows["info"][-1]))
-            for episode in close_episode(
-                label, rows, terminated=kept, truncated=truncated, info=info, notes=self.notes
-            ):
-                yield replace(episode, terminated=terminated)
+            yield from close_episode(
+                label, rows, terminated=terminated, truncated=truncated, info=info, terminate_on=self.terminate_on,
+                notes=self.notes,
+            )  # fmt: skip
             return
         with np.errstate(invalid="ignore", over="ignore"):
             gap = np.abs(following[:-1] - observations[1:]) > 1e-3 * (1.0 + np.abs(observations[1:]))

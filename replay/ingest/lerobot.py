@@ -4,9 +4,10 @@ Observations are the features observation.* that hold a vector of numbers a row 
 `observation_keys`; videos and images are not read and counted in `mended`. Action bounds are the environment's, where
 one is given, else the range of the data: LeRobot records none.
 
-`next.done` marks success, the end of the recording, or both. Where there is `next.success`, that tells success;
-otherwise a done step whose `next.reward` is not 0 is terminated, any other is truncated. Without `next.reward` every
-reward is 0 (`steps_without_reward`). The last frame's outcome is not recorded: see `ends.py`.
+`next.done` marks success, the end of the recording, or both. Where there is `next.success`, that tells success (in the
+episode's last frame, where there is no `next.done`); otherwise a done step whose `next.reward` is not 0 is terminated,
+any other is truncated. Without `next.reward` every reward is 0 (`steps_without_reward`). The last frame's outcome is
+not recorded: see `ends.py`.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def open_source(source: str, options: IngestOptions) -> Source:
     def episodes() -> Iterator[SourceEpisode]:
         notes["image_features_skipped"] = skipped
         notes["steps_without_reward"] = 0 if "next.reward" in optional else frames
-        yield from episodes_of(read(), notes)
+        # Without next.done an episode's last frame alone says how it ended: success may last for several.
+        outcome = kept[0] if kept and "next.done" not in optional else None
+        yield from episodes_of(read(), notes, terminate_on=options.terminate_on, outcome=outcome)
 
     return Source(
         description=SourceDescription(
@@ -113,6 +116,15 @@ def _info(folder: Path) -> dict[str, Any]:
     for key in ("codebase_version", "features", "total_frames"):
         if not isinstance(info, dict) or key not in info:
             raise SourceFormatError(f"{path} lacks {key!r}; it is no LeRobot dataset, or fetch it again")
+    features = info["features"]
+    if not isinstance(features, dict):
+        raise SourceFormatError(f"{path}: 'features' is no table of features by name; fetch it again")
+    for name, feature in features.items():
+        if not (isinstance(feature, dict) and isinstance(feature.get("dtype"), str) and _is_shape(feature)):
+            raise SourceFormatError(
+                f"{path}: feature {name!r} is {json.dumps(feature)[:80]}; it needs a dtype, and as shape a list of "
+                "whole numbers: fetch it again"
+            )
     if not str(info["codebase_version"]).startswith("v3"):
         raise SourceFormatError(
             f"{path}: codebase_version is {info['codebase_version']}, read is v3.0; convert it with LeRobot's "
@@ -121,13 +133,19 @@ def _info(folder: Path) -> dict[str, Any]:
     return info
 
 
+def _is_shape(feature: dict[str, Any]) -> bool:
+    """Whether the feature's shape is one; it may be left out."""
+    shape = feature.get("shape") or []
+    return isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape)
+
+
 def _observation_keys(folder: Path, features: dict[str, Any], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     """Features to take, observation.state first; wanted ones may leave out "observation."."""
     pictures = {key for key, feature in features.items() if feature.get("dtype") in ("video", "image")}
     low_dimensional = [
         key
         for key, feature in features.items()
-        if key.startswith("observation.") and key not in pictures and len(feature.get("shape", ())) <= 1
+        if key.startswith("observation.") and key not in pictures and len(feature.get("shape") or ()) <= 1
     ]
     if wanted is None:
         if not low_dimensional:

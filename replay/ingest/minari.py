@@ -306,9 +306,24 @@ def _recorded_environment(metadata: dict[str, Any]) -> dict[str, Any] | None:
     if isinstance(metadata.get("slipway"), dict):
         env: dict[str, Any] | None = metadata["slipway"].get("env")
         return env
-    if not metadata.get("env_spec"):
+    return _environment(metadata, "env_spec")
+
+
+def _environment(metadata: dict[str, Any], field: str) -> dict[str, Any] | None:
+    if not metadata.get(field):
         return None
-    spec = json.loads(metadata["env_spec"])
+    try:
+        spec = json.loads(metadata[field])
+    except (TypeError, ValueError) as error:
+        raise SourceFormatError(
+            f"{metadata['dataset_id']}: {field} in its metadata.json is no JSON ({one_line(error)}); mend or remove "
+            "that key, or fetch the dataset again"
+        ) from error
+    if not isinstance(spec, dict) or not isinstance(spec.get("id"), str):
+        raise SourceFormatError(
+            f"{metadata['dataset_id']}: {field} in its metadata.json names no environment 'id'; mend or remove that "
+            "key, or fetch the dataset again"
+        )
     return {"id": spec["id"], "kwargs": spec.get("kwargs") or {}, "max_episode_steps": spec.get("max_episode_steps")}
 
 
@@ -318,8 +333,8 @@ def _provenance(metadata: dict[str, Any], success_reward: float | None) -> dict[
         for key in ("algorithm_name", "author", "code_permalink", "minari_version", "ref_min_score", "ref_max_score")
         if metadata.get(key) is not None
     }
-    if metadata.get("eval_env_spec"):
-        provenance["eval_env"] = _recorded_environment({"env_spec": metadata["eval_env_spec"]})
+    if evaluated := _environment(metadata, "eval_env_spec"):
+        provenance["eval_env"] = evaluated
     if success_reward is not None:
         provenance["success_reward"] = success_reward
     return provenance

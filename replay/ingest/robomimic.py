@@ -221,10 +221,13 @@ def _episode(
     terminated = bool(len(ended)) and (end < steps or done_means_terminated(float(rewards[-1])))
     truncated = bool(len(ended)) and not terminated
     notes["steps_after_done"] += steps - end
+    ended_on = None if success_reward is None else "success"
     info = {} if success_reward is None else {"success": success_from_rewards(rewards, success_reward, where)[:end]}
     kept = {name: column[:end] for name, column in rows.items()}
     if "next_obs" not in demo:
-        yield from close_episode(where, kept, terminated=terminated, truncated=truncated, info=info, notes=notes)
+        yield from close_episode(
+            where, kept, terminated=terminated, truncated=truncated, info=info, terminate_on=ended_on, notes=notes
+        )
         return
     following = _observations(demo["next_obs"], terms, f"{where}/next_obs", steps)
     yield SourceEpisode(

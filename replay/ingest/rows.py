@@ -87,8 +87,16 @@ def action_range(
     return tuple((low - constant).tolist()), tuple((high + constant).tolist())
 
 
-def episodes_of(batches: Iterable[Batch], notes: Counter[str]) -> Iterator[SourceEpisode]:
+def episodes_of(
+    batches: Iterable[Batch], notes: Counter[str], *, terminate_on: str | None, outcome: str | None = None
+) -> Iterator[SourceEpisode]:
     """Cut batches into episodes.
+
+    Args:
+        batches: the rows, in order.
+        notes: counts what had to be mended.
+        terminate_on: info column that the caller will end episodes on.
+        outcome: info column that, not zero in an episode's last row, says that it terminated there.
 
     Raises:
         SourceFormatError: an episode comes back after another one, or its clock does not grow.
@@ -115,15 +123,15 @@ def episodes_of(batches: Iterable[Batch], notes: Counter[str]) -> Iterator[Sourc
         ended = batch.terminated | batch.truncated
         begins = changes[1:] | ended[:-1]
         if changes[0] and held:
-            yield from _close(held, notes)
+            yield from _close(held, notes, terminate_on, outcome)
             held = []
         for start, stop in pairwise([0, *(np.flatnonzero(begins) + 1).tolist(), count]):
             held.append(_part(batch, start, stop))
             if stop < count or ended[-1]:
-                yield from _close(held, notes)
+                yield from _close(held, notes, terminate_on, outcome)
                 held = []
     if held:
-        yield from _close(held, notes)
+        yield from _close(held, notes, terminate_on, outcome)
 
 
 def _part(batch: Batch, start: int, stop: int) -> Batch:
@@ -142,7 +150,9 @@ def _part(batch: Batch, start: int, stop: int) -> Batch:
     )
 
 
-def _close(parts: list[Batch], notes: Counter[str]) -> Iterator[SourceEpisode]:
+def _close(
+    parts: list[Batch], notes: Counter[str], terminate_on: str | None, outcome: str | None
+) -> Iterator[SourceEpisode]:
     first, last = parts[0], parts[-1]
     name = "" if first.episode is None else f"episode {first.episode[0]}, "
     label = f"{first.where}: {name}rows {first.first_row} to {last.first_row + len(last.rewards) - 1}"
@@ -163,9 +173,10 @@ def _close(parts: list[Batch], notes: Counter[str]) -> Iterator[SourceEpisode]:
             "actions": np.concatenate([part.actions for part in parts]),
             "rewards": np.concatenate([part.rewards for part in parts]),
         },
-        terminated=bool(last.terminated[-1]),
+        terminated=bool(last.terminated[-1] or (outcome is not None and last.info[outcome][-1])),
         truncated=bool(last.truncated[-1]),
         info={key: np.concatenate([part.info[key] for part in parts]) for key in first.info},
+        terminate_on=terminate_on,
         notes=notes,
     ):
         yield replace(episode, first_row=first.first_row)

@@ -159,7 +159,7 @@ def open_source(source: str, options: IngestOptions) -> Source:
             provenance={"action_bounds": bounds_from},
             total_steps=arrow.open_parquet(path).metadata.num_rows if path.suffix.lower() == ".parquet" else None,
         ),
-        episodes=lambda: episodes_of(read(), notes),
+        episodes=lambda: episodes_of(read(), notes, terminate_on=options.terminate_on),
         notes=notes,
     )
 

@@ -341,6 +341,19 @@ def test_discrete_actions_images_and_unbounded_actions_are_refused(tmp_path: Pat
     refused(wide, tmp_path / "s", SourceFormatError, "action dimension 0", "finite")
 
 
+@pytest.mark.parametrize("text", ["{", '{"kwargs": {}}', "[]", 7])
+def test_a_recorded_environment_that_is_none_is_refused(text: object, tmp_path: Path) -> None:
+    folder = write(tmp_path, buffer())
+    file = next(folder.rglob("metadata.json"))
+    described = json.loads(file.read_text())
+    for field in ("env_spec", "eval_env_spec"):
+        file.write_text(json.dumps({**described, field: text}))
+        refused(folder, tmp_path / "store", SourceFormatError, "Minari cannot open it")
+    file.write_text(json.dumps({**described, "env_spec": text}))
+    with pytest.raises(SourceFormatError, match=r"toy/box-v0: env_spec in its metadata\.json"):
+        recorded_environment(folder)
+
+
 def test_a_missing_field_an_odd_length_and_a_cut_file_are_named(tmp_path: Path) -> None:
     import h5py
 

@@ -89,6 +89,11 @@ def test_success_ends_episodes_from_sparse_rewards(tmp_path: Path) -> None:
     assert stored(path, terminate_on="success") == [([90, 91, 92], 2, True, False)]
 
 
+def test_a_success_in_the_last_step_is_kept_though_no_next_observation_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.hdf5", (3,), dones=np.zeros, next_obs=False)
+    assert stored(path, terminate_on="success") == [([90, 91, 92, 92], 3, True, False)]
+
+
 @pytest.mark.parametrize("field", ["actions", "rewards", "dones", "obs/object", "next_obs/object"])
 def test_a_missing_field_is_named_with_its_demonstration(field: str, tmp_path: Path) -> None:
     path = write(tmp_path / "x.hdf5", drop=field)

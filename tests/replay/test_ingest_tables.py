@@ -123,14 +123,28 @@ def test_success_ends_a_logged_episode_where_it_is_asked_for(path: Path) -> None
     assert stored(path, columns=MAP, terminate_on="success")[0] == ([0, 1, 2, 3], [0, 1, 2], True, False)
 
 
+def test_a_success_in_an_episodes_last_row_is_kept_with_its_reward(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow, "BATCH_ROWS", 3)
+    save(path, table(success=np.arange(N) % 4 == 3, done=None, timeout=None))
+    columns = {role: name for role, name in MAP.items() if role not in ("terminated", "truncated")}
+    assert stored(path, columns=columns, terminate_on="success") == [
+        ([10 * run + t for t in (0, 1, 2, 3, 3)], [4 * run + t for t in range(4)], True, False) for run in range(3)
+    ]
+    assert next(iter(Store.open(path.with_suffix(".store")).episodes())).info["success"].tolist() == [0, 0, 0, 1]
+
+
 def test_parquet_columns_may_hold_vectors(tmp_path: Path) -> None:
     vectors = pa.array([[10.0 * (i // 4) + i % 4, 0.5 * i, i - 3.0] for i in range(N)], pa.list_(pa.float32()))
     path = save(tmp_path / "v.parquet", table(x=None, y=None, v=None, state=vectors))
     assert stored(path, columns={**MAP, "observation": {"state": ["state"]}}) == EXPECTED
-    ragged = pa.array([[1.0, 2.0]] * (N - 1) + [[1.0]], pa.list_(pa.float32()))
-    path = save(tmp_path / "ragged.parquet", table(state=ragged))
-    with pytest.raises(SourceFormatError, match=r"column 'state' .*unequal length"):
-        ingest(path, tmp_path / "other", columns={**MAP, "observation": ["state"]})
+    for ragged in (
+        [[1.0, 2.0]] * (N - 1) + [[1.0]],
+        [[1.0, 2.0], [3.0], [4.0, 5.0, 6.0]] + [[7.0, 8.0]] * (N - 3),  # as many numbers as if all had two
+        [[1.0, 2.0], None, [4.0, 5.0, 6.0, 7.0]] + [[7.0, 8.0]] * (N - 3),
+    ):
+        path = save(tmp_path / "ragged.parquet", table(state=pa.array(ragged, pa.list_(pa.float32()))))
+        with pytest.raises(SourceFormatError, match=r"column 'state' .*unequal length"):
+            ingest(path, tmp_path / "other", columns={**MAP, "observation": ["state"]})
 
 
 @pytest.mark.parametrize(
@@ -233,6 +247,7 @@ def lerobot(folder: Path, drop: tuple[str, ...] = (), **info: Any) -> Path:
         "next.reward": (np.arange(N) == 3).astype(np.float32),
         "index": np.arange(N),
         "task_index": np.zeros(N, np.int64),
+        **{name: info.pop(name) for name in ("next.success",) if name in info},
     }
     data = pa.table({name: column for name, column in columns.items() if name not in drop})
     features: dict[str, Any] = {
@@ -280,12 +295,28 @@ def test_lerobot_keys_are_chosen_and_what_is_missing_is_counted(tmp_path: Path) 
         assert words in str(caught.value)
 
 
+def test_without_next_done_the_last_frames_success_says_how_a_lerobot_episode_ended(tmp_path: Path) -> None:
+    success = np.isin(np.arange(N), (2, 3, 5))  # for two frames to the end of the first, in the midst of the second
+    folder = lerobot(tmp_path / "so100", drop=("next.done",), **{"next.success": success})
+    rewards = [[0, 0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert stored(folder) == [
+        ([0, 1, 2, 3, 3], rewards[0], True, False),
+        ([10, 11, 12, 13], rewards[1], False, True),
+        ([20, 21, 22, 23], rewards[2], False, True),
+    ]
+    last = lerobot(tmp_path / "last", drop=("next.done",), **{"next.success": np.arange(N) % 4 == 3})
+    assert [each[2] for each in stored(last, terminate_on="success")] == [True] * 3
+
+
 def test_a_damaged_or_old_lerobot_folder_is_refused(tmp_path: Path) -> None:
     for number, (change, words) in enumerate(
         (
             ({"codebase_version": "v2.1"}, "convert_dataset_v21_to_v30"),
             ({"total_frames": 13}, "holds 12 frames, meta/info.json says 13"),
             ({"features": {}}, "no vector feature"),
+            ({"features": ["action"]}, "'features' is no table"),
+            ({"features": {"action": {"shape": [2]}}}, "feature 'action' is {\"shape\": [2]}; it needs a dtype"),
+            ({"features": {"action": {"dtype": "float32", "shape": "2"}}}, "as shape a list of whole numbers"),
         )
     ):
         folder = lerobot(tmp_path / str(number), **change)
