@@ -130,10 +130,16 @@ def _joined(parts: list[Lines]) -> Lines:
     return {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
 
 
+def _kept(lines: Lines, row: int) -> Lines:
+    """The episodes that begin at `row` or behind."""
+    kept = lines["start"] >= row
+    return lines if kept.all() else {name: column[kept] for name, column in lines.items()}
+
+
 class EpisodeIndex:
     """The episodes that a reader sees, found once and followed as it grows.
 
-    Memory is that of a line an episode, and of two columns of the rows from the running episode's first one on.
+    Memory is that of a line a kept episode, and of two columns of the rows from the running episode's first one on.
     """
 
     def __init__(self, reader: StoreReader) -> None:
@@ -153,9 +159,9 @@ class EpisodeIndex:
             if scan.scanned < head:
                 scan.scanned = max(scan.scanned, span.row)
                 scan.follow(self._reader, stream, head)
+            scan.ended = [_kept(lines, span.row) for lines in scan.ended]  # evicted ones never come back
             for lines in [*scan.ended, *([scan.running] if scan.running is not None else [])]:
-                kept = lines["start"] >= span.row
-                yield stream, {name: column[kept] for name, column in lines.items()}
+                yield stream, _kept(lines, span.row)
 
 
 def episode_table(reader: StoreReader) -> EpisodeTable:

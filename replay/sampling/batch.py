@@ -86,6 +86,13 @@ class Batch:
             returns_to_go=None if self.returns_to_go is None else self.returns_to_go[places],
         )
 
+    def forget(self) -> None:
+        """Drop what only some samplers write: another one may have filled these places before."""
+        if self.rows is not None and self.weights is not None:
+            self.rows[...], self.weights[...] = -1, 1.0
+        if self.returns_to_go is not None:
+            self.returns_to_go[...] = np.nan
+
     @classmethod
     def around(
         cls, packed: NDArray[np.float32], spec: StoreSpec, *, discounts: bool, priorities: bool, returns: bool = False

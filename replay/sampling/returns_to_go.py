@@ -6,6 +6,7 @@ n candidates, T steps of an episode.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,11 @@ class _Stream:
     starts: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     returns: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def drop_below(self, row: int) -> None:
+        """Forget the episodes that begin before `row`: they have been evicted."""
+        gone = bisect_left(self.starts, row)
+        del self.starts[:gone], self.lengths[:gone], self.returns[:gone]
 
 
 class ReturnsToGo:
@@ -68,6 +74,7 @@ class ReturnsToGo:
         candidate, length, values = [np.array([-1], np.int64)], [np.zeros(1, np.int64)], [np.zeros(1, np.float32)]
         for key, span in index.spans.items():
             stream = self._streams.get(key, _Stream())
+            stream.drop_below(span.row)
             starts, lengths = np.array(stream.starts, np.int64), np.array(stream.lengths, np.int64)
             # An index of the past, as of a resumed sampler, must not know how its running episode will end.
             within = (starts >= span.row) & (starts + lengths < index.heads[key])

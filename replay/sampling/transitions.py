@@ -76,6 +76,7 @@ class TransitionSampler(Sampler[Batch]):
         candidates = self.selection.draw(index, len(batch))
         fill = self._fill_steps if self.gamma is None else self._fill_n_steps
         candidates = fill(batch, index, candidates)
+        batch.forget()
         if self.returns_to_go is not None and batch.returns_to_go is not None:
             batch.returns_to_go[:] = self.returns_to_go.of(index, candidates)
         if isinstance(self.selection, Prioritised):

@@ -9,6 +9,7 @@ import pytest
 
 from replay import MixedSampler, Store
 from replay.errors import SamplerStateError, SchemaError
+from replay.sampler import PooledSampler
 from replay.sampling.sum_tree import SLAB, SumTree
 from tests.replay import formula
 from tests.replay.test_sampling import fill
@@ -113,6 +114,26 @@ def test_a_mixture_gives_rows_of_its_prioritised_part_only(store: Store) -> None
     prioritised.update_priorities(batch.rows, np.where(batch.rows == batch.rows[12], 1e9, 0.0))
     after = mixed.next()
     assert after.rows is not None and (after.rows[10:] == after.rows[10]).all()
+
+
+def test_a_batch_keeps_no_row_or_weight_of_those_that_filled_its_places_before(store: Store) -> None:
+    rng = np.random.default_rng(0)
+    prioritised = store.sampler(16, rng=rng, alpha=1.0)
+    annealed = MixedSampler([(store.sampler(1, rng=rng), 2), (prioritised, 14)], until=[14, 2], steps=6)
+    pooled = PooledSampler(prioritised, store.reader(), "valid")
+    for sampler in (annealed, pooled):
+        counts = set()
+        for _ in range(12):
+            planned = annealed.counts[1]
+            batch = sampler.next()
+            assert batch.rows is not None and batch.weights is not None
+            drawn = batch.rows >= 0
+            counts.add(int(drawn.sum()))
+            assert sampler is pooled or drawn.sum() == planned
+            assert (np.diff(drawn.astype(int)) >= 0).all(), "the prioritised rows come last"
+            assert (batch.weights[~drawn] == 1).all()
+            prioritised.update_priorities(batch.rows, np.linspace(0.1, 9.0, 16))
+        assert len(counts) > 2
 
 
 def test_wrong_priorities_are_refused_and_change_nothing(store: Store) -> None:

@@ -110,6 +110,38 @@ def test_mixtures_and_blocks_keep_returns_beside_their_rows(store: Store) -> Non
         np.testing.assert_array_equal(batch.returns_to_go, np.float32(wanted))
 
 
+def test_places_of_a_part_that_knows_no_returns_are_unknown_in_every_batch(store: Store) -> None:
+    reader = store.reader()
+    rng = np.random.default_rng(0)
+    known = UniformSampler(reader, 8, rng=rng, returns_to_go=ReturnsToGo(reader, GAMMA))
+    mixed = MixedSampler([(UniformSampler(reader, 8, rng=rng), 1), (known, 7)], until=[7, 1], steps=6)
+    for _ in range(8):
+        count = mixed.counts[0]
+        returns = mixed.next().returns_to_go
+        assert returns is not None and np.isnan(returns[:count]).all()
+
+
+def test_evicted_episodes_are_forgotten(tmp_path: Path, store: Store) -> None:
+    live = Store.create(tmp_path / "live", store.spec, chunk_rows=64)
+    reader = live.reader()
+    known = ReturnsToGo(reader, GAMMA)
+    sampler = UniformSampler(reader, 64, rng=np.random.default_rng(1), returns_to_go=known)
+    with live.writer("c", durability="process", capacity_steps=100) as writer:
+        for episode in range(200):
+            add(writer, episode, [float(episode)] * 9, terminated=True)
+            reader.refresh()
+            batch = sampler.next()
+            assert batch.returns_to_go is not None
+            last = batch.observations[:, 0] % 100 == 8
+            unknown = np.isnan(batch.returns_to_go)  # of an episode that has lost its head
+            assert len(np.unique(batch.rewards[unknown])) <= 1
+            np.testing.assert_array_equal(batch.returns_to_go[last & ~unknown], batch.rewards[last & ~unknown])
+            kept = (writer.head - writer.tail) // 10
+            assert len(known._streams["c"].returns) <= kept + 1
+            assert sum(len(lines["start"]) for lines in known._episodes._scans["c"].ended) <= kept + 1
+    assert writer.tail > 1000
+
+
 def test_without_being_asked_for_there_are_none_and_gamma_one_is_refused(store: Store) -> None:
     assert store.sampler(4, rng=np.random.default_rng(0)).next().returns_to_go is None
     with pytest.raises(SchemaError, match="gamma is 1"):
