@@ -369,7 +369,9 @@ def test_a_checkpoint_of_a_run_with_collectors_is_gone_on_from_consistently(
     shutil.rmtree(run.checkpoints / found.name)
     checkpoint.save(run.checkpoints, int(found.name), own, state, keep=2)
     assert live(run)
-    assert [e["kind"] for e in events(run.path)][-2:] == ["lockstep_differs", "limiter_rebased"]
+    # Steps since the checkpoint, if there were any, are forgiven.
+    kinds = [e["kind"] for e in events(run.path)]
+    assert kinds[kinds.index("lockstep_differs") :] in (["lockstep_differs"], ["lockstep_differs", "limiter_rebased"])
     assert Board(run.board).online_steps() == STEPS
 
 
