@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from replay import commit, layout
 from replay.errors import CorruptStoreError, StorageError
+from replay.recovery import first_look
 
 if TYPE_CHECKING:
     from replay.store import Store
@@ -29,7 +30,7 @@ def make_durable(store: Store, *, timeout_s: float) -> dict[str, int]:
     folders = {name: store.path / layout.STREAMS / name for name in store.stream_names()}
     before = {}
     for name, folder in folders.items():
-        before[name] = _slot(folder)
+        before[name] = _recoverable(store, folder)
         _fsync_stream(folder)
     for name, folder in folders.items():
         _settle(folder, before[name], deadline, timeout_s)
@@ -69,6 +70,24 @@ def _held(folder: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _recoverable(store: Store, folder: Path) -> commit.Slot:
+    """The commit that a recovery would find now: where a power loss has left a stream that no writer has opened since,
+    the newest slot may name rows that are gone."""
+    fd = _open_commit(folder)
+    try:
+        while True:
+            commit.read_newest(fd, folder / layout.COMMIT_FILE)  # waits where a live writer has both in motion
+            raw = commit.read_raw(fd)
+            if commit.newest(raw) is not None:
+                try:
+                    return first_look(raw, folder, store.spec, store.chunk_rows)
+                except CorruptStoreError:  # unless a live writer has evicted what we looked for
+                    if commit.read_raw(fd) == raw:
+                        raise
+    finally:
+        os.close(fd)
 
 
 def _slot(folder: Path) -> commit.Slot:

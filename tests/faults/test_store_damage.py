@@ -185,6 +185,7 @@ def test_recovery_passes_over_commits_whose_rows_were_lost(store: Store) -> None
     width = 4 * store.spec.row_width
     at = durable % formula.CHUNK_ROWS * width
     rows.write_bytes(saved[rows][:at] + bytes(width) + saved[rows][at + width :])  # the first row after the sync
+    assert store.sync()["b"] == store.reader().heads["b"] == durable
     with store.writer("b", durability="interval") as writer:
         assert writer.head == durable
         fill(writer, durable + 100)
