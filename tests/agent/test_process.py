@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.process import BACKGROUND_NICENESS, StopSignal
+from agent.process import BACKGROUND_NICENESS, StopSignal, handling
 from tests.integration.command import ROOT
 
 SHOWN = "from agent.process import stand_back; stand_back(); import os; print(os.nice(0)); "
@@ -69,7 +69,9 @@ def test_after_a_stop_signal_who_had_the_signals_has_them_again(number: signal.S
 
 
 def test_a_stop_that_comes_too_late_for_the_loop_is_not_lost() -> None:
-    with pytest.raises(KeyboardInterrupt), StopSignal() as stopping:
+    # A shell's background jobs, of which CI may be one, begin with SIGINT ignored.
+    python_s = handling(signal.SIGINT, signal.default_int_handler)
+    with python_s, pytest.raises(KeyboardInterrupt), StopSignal() as stopping:
         assert not stopping()
         signal.raise_signal(signal.SIGINT)  # the loop has done all its work and looks no more
 
