@@ -22,12 +22,13 @@ from torch import Tensor
 from agent import algorithms
 from agent.batches import Batches
 from agent.board import Board, Phase, Slot
+from agent.checkpoint import Checkpoint
 from agent.checkpoint_writer import CheckpointWriter
 from agent.config import TrainConfig
 from agent.data_checks import oddities
 from agent.diagnostics import Diagnostics
 from agent.divergence import check_bounds, check_finite
-from agent.errors import RunError
+from agent.errors import CheckpointError, RunError
 from agent.execution import Execution, beating
 from agent.exploration import Exploration
 from agent.feeding import Feed, Sampler, batches_ahead
@@ -333,12 +334,26 @@ class Learner:
         )
 
     def restore(self) -> bool:
-        """Continue from the newest loadable checkpoint; False where there is none."""
+        """Continue from the newest loadable checkpoint; False where there is none.
+
+        CheckpointError where it lacks a part, as one of another version of Slipway does.
+        """
         saved = load_for(self.run, self.store.spec, self.config.replay)
         if saved is None or "largest_reward" not in saved.state:
             self.prepare.note_rewards(*reward_range(self.batches.offline.reader))
         if saved is None:
             return False
+        try:
+            self._take_up(saved)
+        except KeyError as error:
+            raise CheckpointError(
+                f"checkpoint {saved.name} of {self.run.path} has no {error}, so another version of Slipway wrote it: "
+                "resume with that one, or begin a new run with another --out"
+            ) from error
+        self.log.event("resumed", f"resumed from checkpoint {saved.name}", updates=self.algorithm.updates)
+        return True
+
+    def _take_up(self, saved: Checkpoint) -> None:
         state = saved.state
         # Not by another look at all rewards: a large store may be cold on disk.
         self.prepare.largest_reward = max(self.prepare.largest_reward, float(state.get("largest_reward", 0.0)))
@@ -352,8 +367,6 @@ class Learner:
         self.execution.resume(state.get("execution"))
         if "guard" in state:
             self.oversight.load_state_dict(state["guard"])
-        self.log.event("resumed", f"resumed from checkpoint {saved.name}", updates=self.algorithm.updates)
-        return True
 
 
 def run_learner(run: RunDirectory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent import checkpoint
 from tests.faults.agent import Agent, events, lines
 from tests.faults.conftest import CHECKPOINT_STEPS, PRETRAIN_STEPS, SMALL
 from tests.integration.command import outcome, run
@@ -107,6 +109,23 @@ def test_a_corrupt_newest_checkpoint_falls_back_to_the_one_before_and_says_so(
     assert str(damaged) in fallback["message"]
     assert resumed["updates"] == PRETRAIN_STEPS - CHECKPOINT_STEPS
     assert same_checkpoint(pretrained / FINAL, copy / FINAL)
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_line_and_not_tried_again(
+    place: Path, copy_of_pretrained: Callable[[str], Path]
+) -> None:
+    copy = copy_of_pretrained("another-version")
+    for folder in sorted((copy / "checkpoints").glob("0*")):
+        contents = checkpoint.load(folder)
+        state = {**contents.state, "guard": {"paused": 0}}
+        shutil.rmtree(folder)
+        checkpoint.save(copy / "checkpoints", int(folder.name), contents.tensors, state, keep=9)
+    (copy / "status.json").unlink()  # it has not ended
+    done = run("pretrain", "--replay", "data.zarr", "--out", copy.name, *SMALL, cwd=place)
+    assert done.returncode == 2
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("slipway")]
+    assert "has no 'since', so another version of Slipway wrote it: resume with that one" in error
+    assert [event["kind"] for event in events(copy)] == ["executor"]  # of the run that was copied
 
 
 def test_where_every_checkpoint_is_corrupt_the_run_is_refused(
