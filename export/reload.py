@@ -30,6 +30,7 @@ from export.errors import ExportError
 from export.matching import check_expected
 from export.policy import Policy, read_policy
 from export.runner import PolicyRunner
+from export.watchdog import take_every_core
 
 logger = logging.getLogger(__name__)
 
@@ -202,8 +203,7 @@ def give_way() -> None:
     if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        take_every_core()
 
 
 def newest_policy(folder: Path) -> tuple[Path, tuple[str, int, int]] | None:

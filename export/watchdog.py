@@ -206,12 +206,17 @@ def rise_above_the_loop() -> None:
 
     Both are inherited. A loop that spins at a real-time priority on one core would never let an equal run there.
     """
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    take_every_core()
     if (scheduler := os.sched_getscheduler(0)) in (os.SCHED_FIFO, os.SCHED_RR):
         above = min(os.sched_getparam(0).sched_priority + 1, os.sched_get_priority_max(scheduler))
         with contextlib.suppress(OSError):  # without the right to it another core must do
             os.sched_setparam(0, os.sched_param(above))
+
+
+def take_every_core() -> None:
+    """Let the calling thread run on every core that the system allows."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def _map(descriptor: int) -> memoryview[int]:

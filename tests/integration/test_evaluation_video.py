@@ -38,15 +38,21 @@ def curves(run: RunDirectory) -> Any:
     return EventAccumulator(str(run.tensorboard / "evaluation")).Reload()
 
 
-# imageio's own reader leaves ffmpeg's pipes to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_evaluation_leaves_a_video_and_points_on_the_curves(
-    filmed: tuple[RunDirectory, dict[str, Any], Path],
-) -> None:
+@pytest.fixture
+def drawing() -> None:
+    """Skips where nothing draws."""
     try:
         backend()
     except RenderingError as error:
         pytest.skip(str(error))
+
+
+# imageio's own reader leaves ffmpeg's pipes to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.usefixtures("drawing")
+def test_an_evaluation_leaves_a_video_and_points_on_the_curves(
+    filmed: tuple[RunDirectory, dict[str, Any], Path],
+) -> None:
     run, record, policy = filmed
     draw_curves(run, record, policy)
     (video,) = run.videos.iterdir()
@@ -59,13 +65,10 @@ def test_an_evaluation_leaves_a_video_and_points_on_the_curves(
     assert image.encoded_image_string.startswith(b"GIF89a") and (image.width, image.height) == (320, 240)
 
 
+@pytest.mark.usefixtures("drawing")
 def test_a_film_that_ends_before_its_episode_says_so(
     filmed: tuple[RunDirectory, dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    try:
-        backend()
-    except RenderingError as error:
-        pytest.skip(str(error))
     run, _, policy = filmed
     version, env = published_versions(run.policies)[-1], run.read_record(run.env)
     monkeypatch.setattr(filming, "MOST_STEPS", 3)
