@@ -68,8 +68,14 @@ def run_path(args: argparse.Namespace, dataset: str, recipe: str, seed: int) -> 
 def train(args: argparse.Namespace, dataset: str, recipe: str, seed: int) -> None:
     """Train or go on with one run; SystemExit with its last words where it fails."""
     path = run_path(args, dataset, recipe, seed)
-    if any(record["label"] == "finetuned" for record in RunDirectory(path).evaluations()):
-        return
+    for record in RunDirectory(path).evaluations():
+        if record["label"] == "finetuned" and record["episodes"] != args.final_episodes:
+            raise SystemExit(
+                f"{path} was scored over {record['episodes']} episodes, not {args.final_episodes}: "
+                f"give --final-episodes {record['episodes']} or another --out"
+            )
+        if record["label"] == "finetuned":
+            return
     path.parent.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable, "-m", "agent.cli", "train", *([args.config] if args.config else []),

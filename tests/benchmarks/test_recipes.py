@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.recipes import Curve, longest_below
+from agent.run_directory import RunDirectory
+from benchmarks.recipes import Curve, longest_below, run_path, train
 from tests.integration.command import ROOT
 
 
@@ -32,6 +34,17 @@ def test_the_area_weighs_each_evaluation_by_the_steps_that_it_stands_for() -> No
         steps=np.array([0, 100, 400]), scores=np.array([0.0, 10.0, 20.0]),
     )  # fmt: skip
     assert curve.area == pytest.approx((100 * 5.0 + 300 * 15.0) / 400)
+
+
+def test_a_run_scored_over_another_number_of_episodes_is_refused(tmp_path: Path) -> None:
+    args = argparse.Namespace(out=tmp_path, pretrain_steps=200, online_steps=200, final_episodes=100)
+    path = run_path(args, "door", "safe", 0)
+    path.mkdir(parents=True)
+    record = {"kind": "evaluation", "label": "finetuned", "online_steps": 200, **evaluation(1.0)}
+    RunDirectory(path).metrics.write_text(json.dumps(record) + "\n")
+    with pytest.raises(SystemExit, match="scored over 101 episodes, not 100"):
+        train(args, "door", "safe", 0)
+    train(argparse.Namespace(**{**vars(args), "final_episodes": 101}), "door", "safe", 0)
 
 
 @pytest.mark.full
