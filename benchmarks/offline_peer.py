@@ -1,4 +1,4 @@
-"""d3rlpy's IQL on the data, hyper-parameters and evaluation episodes of finished runs of ours."""
+"""d3rlpy's IQL and TD3+BC on the data, hyper-parameters and evaluation episodes of finished runs of ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from agent.algorithms.iql_config import IQLConfig
 from agent.comparison.plan import Run
 from agent.comparison.results import score_of, unit_of
 from agent.evaluation import evaluate, evaluation_rng
@@ -25,6 +24,13 @@ from envs.make import make_env
 from replay.store import Store
 
 REQUIREMENTS = ["torch", "d3rlpy==2.8.1"]
+
+SHARED = ("name", "batch_size", "discount", "learning_rate", "target_rate", "critics", "hidden")
+HYPER_PARAMETERS = {
+    "iql": (*SHARED, "expectile", "beta", "weight_clip", "dropout"),
+    "td3_bc": (*SHARED, "bc_alpha", "policy_delay", "target_noise", "target_noise_clip"),
+}
+"""What d3rlpy takes over of ours, by the names of our configurations; the rest of them stands at its defaults."""
 
 
 class PeerPolicy:
@@ -45,13 +51,13 @@ class PeerPolicy:
 
 
 def d3rlpy_scores(runs: Sequence[Run]) -> list[float | None]:
-    """Its final score for each of our `runs` of IQL on one task, None for one of ours that has not finished."""
+    """Its final score for each of our `runs` of one method and task, None for one of ours that has not finished."""
     return [peer_score(run) if np.isfinite(score_of(run, unit_of(run))) else None for run in runs]
 
 
 def peer_score(run: Run) -> float:
     """Trained and scored once, and kept below the runs' folder with what it was made by: what differs is made again."""
-    folder = run.config.out.parent.parent / "d3rlpy" / f"seed-{run.seed}"
+    folder = run.config.out.parent.parent / f"d3rlpy_{run.config.algorithm.name}" / f"seed-{run.seed}"
     kept = folder / "score.json"
     found: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     trained_by, scored_by = training_settings(run), scoring_settings(run)
@@ -67,14 +73,12 @@ def peer_score(run: Run) -> float:
 
 
 def training_settings(run: Run) -> dict[str, Any]:
-    """What d3rlpy_iql.py takes, as JSON gives it back."""
-    config, a = run.config, run.config.algorithm
-    assert isinstance(a, IQLConfig)
-    return {
-        "steps": config.pretrain_steps, "seed": run.seed, "batch_size": a.batch_size, "discount": a.discount,
-        "learning_rate": a.learning_rate, "target_rate": a.target_rate, "critics": a.critics, "hidden": list(a.hidden),
-        "expectile": a.expectile, "beta": a.beta, "weight_clip": a.weight_clip, "dropout": a.dropout,
-    }  # fmt: skip
+    """What d3rlpy_offline.py takes, as JSON gives it back."""
+    ours = run.config.algorithm
+    settings = {"steps": run.config.pretrain_steps, "seed": run.seed}
+    settings |= {name: getattr(ours, name) for name in HYPER_PARAMETERS[ours.name]}
+    taken: dict[str, Any] = json.loads(json.dumps(settings))
+    return taken
 
 
 def scoring_settings(run: Run) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def preparation_of(run: Run) -> Preparation:
 def train_peer(run: Run, folder: Path, settings: dict[str, Any]) -> None:
     """Train on `run`'s prepared data in the peer's environment."""
     np.savez(folder / "data.npz", **arrays(Store.open(run.config.replay), preparation_of(run)))  # type: ignore[arg-type]
-    command = [peer_python("d3rlpy", REQUIREMENTS), HERE / "d3rlpy_iql.py", folder, json.dumps(settings)]
+    command = [peer_python("d3rlpy", REQUIREMENTS), HERE / "d3rlpy_offline.py", folder, json.dumps(settings)]
     with (folder / "log.txt").open("w") as log:
         subprocess.run(list(map(str, command)), stdout=log, stderr=log, env={**ONE_THREAD}, check=True)
     (folder / "data.npz").unlink()

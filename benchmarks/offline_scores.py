@@ -1,13 +1,13 @@
-"""Offline methods on the shared datasets over seeds, beside the data's own score and, if asked, d3rlpy's IQL.
+"""Offline methods on the shared datasets over seeds, beside the data's own score and, if asked, d3rlpy's methods.
 
     python -m benchmarks.offline_scores --data ../shared/data [--datasets dapg-door-expert-v0 ...]
         [--algorithms iql,bc] [--seeds 3] [--steps 100000] [--d3rlpy] [--config FILE] [--out runs/offline] [--json FILE]
 
 Every dataset is extracted and ingested below --out and trained as `slipway compare` does, with its task's preset; what
-is done is kept, so the same command resumes. Every run is reported. d3rlpy trains on the same arrays (normalised
-observations, scaled rewards and actions), with the same hyper-parameters and updates, in an environment of its own, and
-is scored by the same episodes, after ours are reported. FILE is as for `slipway compare`, but that it may have an
-[algorithm] with hyper-parameters for all variants.
+is done is kept, so the same command resumes. Every run is reported. d3rlpy's IQL and TD3+BC train on the same arrays
+(normalised observations, scaled rewards and actions), with the same hyper-parameters and updates, in an environment of
+their own, and are scored by the same episodes, after ours are reported. FILE is as for `slipway compare`, but that it
+may have an [algorithm] with hyper-parameters for all variants.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from agent.comparison.results import Task, gather
 from agent.comparison.runs import Runner
 from agent.errors import ConfigError
 from benchmarks.measure import machine
-from benchmarks.offline_peer import d3rlpy_scores
+from benchmarks.offline_peer import HYPER_PARAMETERS, d3rlpy_scores
 
 INGEST_FLAGS = {"dapg-door-human-v0": ["--max-episode-steps", "200"]}
 """What the README of the data says of a dataset: its recording allows 300 steps, its task is scored with 200."""
@@ -65,7 +65,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--d3rlpy", action="store_true", help="train d3rlpy's IQL as well")
+    parser.add_argument(
+        "--d3rlpy", action="store_true", help="train d3rlpy's IQL and TD3+BC as well, where ours are trained"
+    )
     parser.add_argument("--config", type=Path, help="TOML with settings for all of our runs")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=Path("runs/offline"))
@@ -104,14 +106,15 @@ def main() -> None:
         raise SystemExit("stopped: everything is saved; the same command goes on from here")
     write(rows, args)
     for task in tasks if args.d3rlpy else []:
-        if runs := iql_runs(plan, task.name):
-            rows.append(report_peer(task, runs, args))
-            write(rows, args)
+        for method in HYPER_PARAMETERS:
+            if runs := runs_of(method, plan, task.name):
+                rows.append(report_peer(method, task, runs, args))
+                write(rows, args)
 
 
-def iql_runs(plan: list[Run], task: str) -> list[Run]:
-    """Plain IQL's runs on a task, whose data, hyper-parameters and episodes the peer takes over."""
-    return [run for run in plan if run.task == task and run.variant == "iql"]
+def runs_of(method: str, plan: list[Run], task: str) -> list[Run]:
+    """A plain method's runs on a task, whose data, hyper-parameters and episodes the peer takes over."""
+    return [run for run in plan if run.task == task and run.variant == method]
 
 
 def report(tasks: list[Task], args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -129,12 +132,14 @@ def report(tasks: list[Task], args: argparse.Namespace) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def report_peer(task: Task, runs: list[Run], args: argparse.Namespace) -> dict[str, Any]:
-    """The table's line of d3rlpy's IQL, which is trained first where it has not been, and its row."""
+def report_peer(method: str, task: Task, runs: list[Run], args: argparse.Namespace) -> dict[str, Any]:
+    """The table's line of d3rlpy's `method`, which is trained first where it has not been, and its row."""
     scores = d3rlpy_scores(runs)
     finished = np.array([score for score in scores if score is not None])
     error = standard_error(finished) if len(finished) > 1 else None
-    return line(task, "d3rlpy IQL", scores, pair(float(finished.mean()), error) if len(finished) else "", "", args)
+    return line(
+        task, f"d3rlpy {method}", scores, pair(float(finished.mean()), error) if len(finished) else "", "", args
+    )
 
 
 def line(

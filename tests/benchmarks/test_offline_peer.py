@@ -86,7 +86,7 @@ class Still(torch.nn.Module):
 @TORCHSCRIPT
 def test_a_peer_is_scored_as_ours_and_again_where_it_was_scored_otherwise(tmp_path: Path) -> None:
     run = finished_run(tmp_path, episodes=2)
-    kept = tmp_path / "kitchen" / "d3rlpy" / "seed-0" / "score.json"
+    kept = tmp_path / "kitchen" / "d3rlpy_iql" / "seed-0" / "score.json"
     kept.parent.mkdir(parents=True)
     torch.jit.script(Still()).save(kept.parent / "policy.pt")
     as_others = {"env": evaluation_spec(KITCHEN), "episodes": 2}
@@ -106,7 +106,7 @@ def test_a_peer_is_trained_again_by_other_settings_and_for_no_run_of_ours_that_h
     run = finished_run(tmp_path, episodes=1)
     unfinished = replace(run, seed=1, config=replace(run.config, out=run.config.out.with_name("seed-1")))
     assert d3rlpy_scores([unfinished]) == [None]
-    kept = tmp_path / "kitchen" / "d3rlpy" / "seed-0" / "score.json"
+    kept = tmp_path / "kitchen" / "d3rlpy_iql" / "seed-0" / "score.json"
     kept.parent.mkdir(parents=True)
     kept.write_text('{"score": 77.0}')  # of which nobody knows how it was made
 

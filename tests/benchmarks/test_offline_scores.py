@@ -74,6 +74,6 @@ def test_ours_are_reported_and_written_before_the_peer_is_asked(
     monkeypatch.setattr(offline_scores, "d3rlpy_scores", lambda runs: [None for _ in runs])
     offline_scores.main()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| local-maze-v0 |")]
-    assert lines[0] == ours and "| d3rlpy IQL | not finished |" in lines[1]
+    assert lines[0] == ours and "| d3rlpy iql | not finished |" in lines[1]
     first, second = json.loads(rows.read_text())["rows"]
     assert (first, second["value"]) == (row, None)
