@@ -17,6 +17,8 @@ from agent.run_directory import RunDirectory
 
 CLIPPED = 1.0 - 1e-5
 """Weights this near to the clip are at it: exp(log c) in float32 may be less than c."""
+TINY = 1e-30
+"""Keeps weights that are all 0 from a division by it."""
 
 
 class TrainingLog:
@@ -107,6 +109,12 @@ def statistics(result: dict[str, Tensor], *, weight_clip: float) -> dict[str, fl
         names += [f"{name}_mean", f"{name}_std", f"{name}_max"]
         numbers += [tensor.mean(), tensor.std(correction=0), tensor.max()]
         if name == "weight":
-            names.append("weight_clipped_share")
-            numbers.append((tensor >= CLIPPED * weight_clip).float().mean())
+            names += ["weight_clipped_share", "weight_effective_share"]
+            numbers += [(tensor >= CLIPPED * weight_clip).float().mean(), effective_share(tensor)]
     return dict(zip(names, torch.stack([n.float() for n in numbers]).tolist(), strict=True)) if names else {}
+
+
+def effective_share(weight_B: Tensor) -> Tensor:
+    """Kish's effective sample size of weights ≥ 0 over their number, in (0, 1]: (Σw)² / (B·Σw²); 0 where all are 0."""
+    scaled_B = weight_B / weight_B.max().clamp(min=TINY)  # squares of weights up to a clip of 1e30 would be infinite
+    return scaled_B.mean().square() / scaled_B.square().mean().clamp(min=TINY)

@@ -61,7 +61,10 @@ PANELS: dict[str, tuple[Series, ...]] = {
         Series(key="weight_mean", label="mean", wide_range=True),
         Series(key="weight_max", label="largest", colour=PRETRAINED, style="--"),
     ),
-    "Weights at the clip": (Series(key="weight_clipped_share", label="share of the batch"),),
+    "Share of the batch": (
+        Series(key="weight_effective_share", label="that the weights leave in effect"),
+        Series(key="weight_clipped_share", label="with weights at the clip", colour=PRETRAINED, style="--"),
+    ),
     "Updates per second": (Series(key="updates_per_second", label="updates per second"),),
 }
 

@@ -63,6 +63,13 @@ def test_weights_at_the_clip_are_counted_whatever_float32_makes_of_it(clip: floa
     assert statistics({"weight": weight}, weight_clip=clip)["weight_clipped_share"] == 0.5
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e30])
+def test_the_effective_share_is_that_of_the_samples_which_equal_weights_would_leave(scale: float) -> None:
+    for weights, share in ([1, 1, 1, 1], 1.0), ([1, 0, 0, 0], 0.25), ([1, 1, 0, 0], 0.5), ([3, 1], 0.8), ([0, 0], 0.0):
+        found = statistics({"weight": scale * torch.tensor(weights)}, weight_clip=100.0)["weight_effective_share"]
+        assert found == pytest.approx(share)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_looking_at_the_policys_actions_changes_nothing(dropout: float) -> None:
     rng, looked_at, left_alone = np.random.default_rng(0), make_learner(dropout=dropout), make_learner(dropout=dropout)
