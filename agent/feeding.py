@@ -3,6 +3,9 @@
 The thread draws with the same generator in the same order as a loop that draws for itself, so both train bit for bit
 alike. What it has drawn and the loop has not consumed is forgotten at the end: the sampler's state, for checkpoints and
 for whoever draws next, is always that after the last consumed batch.
+
+It works in blocks of several batches. Every array operation of the thread may take the interpreter from the update,
+which then waits to be woken: a block takes a fraction of the operations that its batches would take one by one.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol
@@ -20,7 +23,7 @@ from agent.transitions import Preparer, TransitionBuffer, Transitions
 from replay.sampler import Batch
 
 AHEAD = 8
-"""Batches that the thread keeps ready; also how many it draws between two looks for new rows."""
+"""Batches a block: one block is consumed while the thread draws another. New rows are looked for between blocks."""
 
 
 class Sampler(Protocol):
@@ -28,8 +31,8 @@ class Sampler(Protocol):
 
     batch_size: int
 
-    def next(self) -> Batch:
-        """The next batch; its arrays are reused by the following call."""
+    def next_block(self, count: int, *, after: Callable[[], object]) -> Batch:
+        """The next `count` batches in arrays that the following call reuses; `after` is called behind each."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -42,11 +45,11 @@ class Sampler(Protocol):
 
 
 @dataclass
-class _Slot:
-    """One batch's reused memory, and where the sampler stood after drawing it."""
+class _Block:
+    """Reused memory of some batches, and where the sampler stood after drawing each."""
 
     buffer: TransitionBuffer
-    state: dict[str, Any]
+    states: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Feed:
@@ -60,8 +63,8 @@ class Feed:
     ) -> None:
         """
         Args:
-            ahead: batches to keep ready; 0 draws each when it is asked for, in the caller's thread: on a single core a
-                thread could only take the update's time.
+            ahead: batches a block that is drawn ahead; 0 draws each batch when it is asked for, in the caller's thread:
+                on a single core a thread could only take the update's time.
             follow: called before every `AHEAD` draws by whoever draws, to let the sampler see new rows.
         """
         self._sampler, self._prepare, self._follow = sampler, prepare, follow
@@ -70,16 +73,19 @@ class Feed:
         self._drawn = 0
         self._state = sampler.state_dict()
         self._waited, self._measured_at = 0.0, time.perf_counter()
-        self._free: SimpleQueue[_Slot | None] = SimpleQueue()
-        self._ready: SimpleQueue[_Slot | Exception] = SimpleQueue()
-        # One more than `ahead`: the one that is being consumed.
-        self._in_use = _Slot(prepare.allocate(sampler.batch_size), self._state)
+        self._free: SimpleQueue[_Block | None] = SimpleQueue()
+        self._ready: SimpleQueue[_Block | Exception] = SimpleQueue()
+        self._size = ahead or 1
+        self._in_use = self._allocate()
+        self._handed_out = self._size  # of the block in use, before the first one all
         self._thread: threading.Thread | None = None
         if ahead:
-            for _ in range(ahead):
-                self._free.put(_Slot(prepare.allocate(sampler.batch_size), {}))
+            self._free.put(self._allocate())
             self._thread = threading.Thread(target=self._fill, name="sampler", daemon=True)
             self._thread.start()
+
+    def _allocate(self) -> _Block:
+        return _Block(self._prepare.allocate(self._size, self._sampler.batch_size))
 
     def __enter__(self) -> Feed:
         return self
@@ -88,21 +94,27 @@ class Feed:
         self.close()
 
     def next(self) -> Transitions:
-        """The next batch, valid until the following call. Raises what drawing or preparing it raised."""
+        """The next batch, valid until the following call. Raises what drawing or preparing its block raised."""
+        if self._handed_out == self._size:
+            self._next_block()
+        at, self._handed_out = self._handed_out, self._handed_out + 1
+        self._state = self._in_use.states[at]
+        self.batch = self._in_use.buffer.transitions[at]
+        return self.batch
+
+    def _next_block(self) -> None:
+        self._in_use.buffer.release()
         if self._thread is None:
             started = time.perf_counter()
-            self._in_use.buffer.release()
             self._draw(self._in_use)
             self._waited += time.perf_counter() - started
         else:
-            self._in_use.buffer.release()
             self._free.put(self._in_use)
             self._in_use = self._next_ready()
-        self._state = self._in_use.state
-        self.batch = self._in_use.buffer.acquire()
-        return self.batch
+        self._in_use.buffer.acquire()
+        self._handed_out = 0
 
-    def _next_ready(self) -> _Slot:
+    def _next_ready(self) -> _Block:
         try:
             ready = self._ready.get_nowait()
         except Empty:
@@ -114,20 +126,21 @@ class Feed:
             raise ready
         return ready
 
-    def _draw(self, slot: _Slot) -> None:
+    def _draw(self, block: _Block) -> None:
         if self._drawn % AHEAD == 0:
             self._follow()
-        self._prepare.fill(self._sampler.next(), slot.buffer)
-        slot.state = self._sampler.state_dict()
-        self._drawn += 1
+        block.states.clear()
+        drawn = self._sampler.next_block(self._size, after=lambda: block.states.append(self._sampler.state_dict()))
+        self._prepare.fill(drawn, block.buffer)
+        self._drawn += self._size
 
     def _fill(self) -> None:
         try:
-            while (slot := self._free.get()) is not None:
-                self._draw(slot)
-                self._ready.put(slot)
+            while (block := self._free.get()) is not None:
+                self._draw(block)
+                self._ready.put(block)
         except Exception as error:  # noqa: BLE001
-            # The update loop raises it when it asks for this batch.
+            # The update loop raises it when it asks for this block.
             self._ready.put(error)
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Transitions:
 
 
 class TransitionBuffer:
-    """Reused memory of one batch: filled on the host by one thread, read on `device` by another.
+    """Reused memory of some batches: filled on the host by one thread, read on `device` by another.
 
     On a GPU the host's side is pinned and copied on a stream of its own, so that neither thread waits for the copy:
     `fill` waits until the device has done with what the buffer held before, and work queued after `acquire` waits until
@@ -45,6 +45,7 @@ class TransitionBuffer:
 
     def __init__(
         self,
+        batches: int,
         rows: int,
         observation_size: int,
         action_size: int,
@@ -54,26 +55,29 @@ class TransitionBuffer:
         returns: bool = False,
     ) -> None:
         shapes: dict[str, tuple[int, ...]] = {
-            "observation": (rows, observation_size),
-            "action": (rows, action_size),
-            "reward": (rows,),
-            "discount": (rows,),
-            "next_observation": (rows, observation_size),
+            "observation": (batches, rows, observation_size),
+            "action": (batches, rows, action_size),
+            "reward": (batches, rows),
+            "discount": (batches, rows),
+            "next_observation": (batches, rows, observation_size),
         }
         if next_action:
-            shapes |= {"next_action": (rows, action_size), "next_action_known": (rows,)}
+            shapes |= {"next_action": (batches, rows, action_size), "next_action_known": (batches, rows)}
         if returns:
-            shapes["return_to_go"] = (rows,)
+            shapes["return_to_go"] = (batches, rows)
         sizes = [int(np.prod(shape)) for shape in shapes.values()]
         self._on_gpu = device.type == "cuda"
         self._host = torch.empty(sum(sizes), pin_memory=self._on_gpu)
         self._device = torch.empty(sum(sizes), device=device) if self._on_gpu else self._host
         on_host = zip(np.split(self._host.numpy(), np.cumsum(sizes)[:-1]), shapes.items(), strict=True)
         self.arrays = {name: part.reshape(shape) for part, (name, shape) in on_host}
-        """By the names of the transitions' fields, on the host."""
-        parts = zip(torch.split(self._device, sizes), shapes.items(), strict=True)
-        self.transitions = Transitions(**{name: part.view(shape) for part, (name, shape) in parts})
-        """Views of the device's memory, overwritten by the next `fill`."""
+        """By the names of the transitions' fields, on the host; all shapes begin with the number of batches."""
+        on_device = list(zip(torch.split(self._device, sizes), shapes.items(), strict=True))
+        self.transitions = [
+            Transitions(**{name: part.view(shape)[each] for part, (name, shape) in on_device})
+            for each in range(batches)
+        ]
+        """Views of the device's memory, for work on the current stream behind `acquire`; overwritten by `fill`."""
         if self._on_gpu:
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -91,11 +95,10 @@ class TransitionBuffer:
                 self._device.copy_(self._host, non_blocking=True)
                 self._copied.record(self._stream)
 
-    def acquire(self) -> Transitions:
-        """What was filled last, for work on the current stream."""
+    def acquire(self) -> None:
+        """Work queued on the current stream from now on may read what was filled last."""
         if self._on_gpu:
             torch.cuda.current_stream().wait_event(self._copied)
-        return self.transitions
 
     def release(self) -> None:
         """All work that reads the transitions is queued on the current stream: the next `fill` may follow it."""
@@ -135,15 +138,15 @@ class Preparer:
         p = self.preparation
         return {"gamma": p.discount, "scale": p.reward_scale, "shift": p.reward_shift} if self._returns else None
 
-    def allocate(self, rows: int) -> TransitionBuffer:
+    def allocate(self, batches: int, rows: int) -> TransitionBuffer:
         """Memory for `fill`."""
         return TransitionBuffer(
-            rows, len(self.preparation.mean), len(self._shift), self.device,
+            batches, rows, len(self.preparation.mean), len(self._shift), self.device,
             next_action=self._next_action, returns=self._returns,
         )  # fmt: skip
 
     def fill(self, batch: Batch, buffer: TransitionBuffer) -> None:
-        """Prepare one sampled batch into `buffer`, which shares nothing with the sampler's own."""
+        """Prepare a sampled block of batches, or one, into `buffer`, which shares nothing with the sampler's own."""
         p = self.preparation
         arrays = buffer.arrays
         reward, discount = arrays["reward"], arrays["discount"]
@@ -171,9 +174,10 @@ class Preparer:
 
     def __call__(self, batch: Batch) -> Transitions:
         """Prepare one sampled batch into memory of its own."""
-        buffer = self.allocate(len(batch))
+        buffer = self.allocate(1, len(batch))
         self.fill(batch, buffer)
-        return buffer.acquire()
+        buffer.acquire()
+        return buffer.transitions[0]
 
     def _scale(self, actions: np.ndarray, out: np.ndarray) -> None:
         np.subtract(actions, self._shift, out=out)

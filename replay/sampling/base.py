@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -74,12 +74,15 @@ class Sampler(ABC, Generic[B]):
         self.fill(batch)
         return batch
 
-    def next_block(self, count: int, out: NDArray[np.float32] | None = None) -> B:
+    def next_block(
+        self, count: int, out: NDArray[np.float32] | None = None, *, after: Callable[[], object] = lambda: None
+    ) -> B:
         """Draw `count` batches at once, equal to that many calls of `next`.
 
         Args:
             count: K, number of batches.
             out: as for `next`, with K in front; None: a buffer that the next block of K reuses.
+            after: called behind each batch, when `state_dict` goes on with the next.
 
         Returns:
             One batch whose arrays begin with K; `block[k]` is the k-th batch.
@@ -92,6 +95,7 @@ class Sampler(ABC, Generic[B]):
         block, parts = self._block.get((count, *self._shape), out, any_axis=1)
         for part in parts:
             self.fill(part)
+            after()
         return block
 
     def _index(self) -> RowIndex:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,8 +114,12 @@ class MixedSampler:
         self._fill(batch)
         return batch.batch
 
-    def next_block(self, count: int, out: NDArray[np.float32] | None = None) -> Batch:
+    def next_block(
+        self, count: int, out: NDArray[np.float32] | None = None, *, after: Callable[[], object] = lambda: None
+    ) -> Batch:
         """Draw `count` batches at once, equal to that many calls of `next`; `out` float32 [count, B, 2W].
+
+        `after` is called behind each of them: `state_dict` then goes on with the next.
 
         Raises:
             EmptyReplayError: a part has nothing to sample.
@@ -125,6 +129,7 @@ class MixedSampler:
         block, parts = self._block.get((count, self.batch_size, 2 * self.spec.row_width), out)
         for part in parts:
             self._fill(part)
+            after()
         return block
 
     def _fill(self, batch: _Parted) -> None:

@@ -15,7 +15,7 @@ from agent.feeding import AHEAD, Feed
 from agent.preparation import Preparation
 from agent.transitions import Preparer
 from replay.errors import EmptyReplayError
-from replay.sampler import MixedSampler, UniformSampler
+from replay.sampler import Batch, MixedSampler, UniformSampler
 from replay.schema import StoreSpec
 from replay.store import Store
 from tests.agent.learners import ACTIONS, OBSERVATIONS, digest
@@ -135,9 +135,9 @@ def test_the_thread_ends_with_the_block_also_when_the_loop_fails(store: Store) -
 class Slow(UniformSampler):
     """Draws one batch every 5 ms."""
 
-    def next(self, out: Any = None) -> Any:
+    def fill(self, batch: Batch) -> None:
         time.sleep(0.005)
-        return super().next(out)
+        super().fill(batch)
 
 
 def test_the_time_that_the_loop_waits_is_measured(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,21 @@ def test_a_block_equals_successive_batches_and_is_reused(store: Store, online: S
             blocks.next_block(5, wrong)
     with pytest.raises(SchemaError, match="at least 1"):
         blocks.next_block(0)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_state_behind_each_batch_of_a_block_goes_on_with_the_next(store: Store, online: Store, mixed: bool) -> None:
+    def make(seed: int) -> MixedSampler | TransitionSampler:
+        return mixture(store, online, seed) if mixed else store.sampler(43, rng=np.random.default_rng(seed))
+
+    drawing = make(4)
+    states: list[dict[str, Any]] = []
+    block = drawing.next_block(5, after=lambda: states.append(drawing.state_dict()))
+    assert states[-1] == drawing.state_dict()
+    for k in range(4):
+        resumed = make(5)
+        resumed.load_state_dict(json.loads(json.dumps(states[k])))
+        np.testing.assert_array_equal(resumed.next().packed, block.packed[k + 1])
 
 
 def test_annealed_counts_are_exact_linear_and_resume(store: Store, online: Store) -> None:
