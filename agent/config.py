@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from agent.algorithms.config import AlgorithmConfig, count
+from agent.algorithms.config import AlgorithmConfig
 from agent.algorithms.iql_config import IQLConfig
 
 MOST_THREADS = 1024
@@ -126,8 +126,8 @@ class TrainConfig:
     """return_range multiplies rewards by 1000/(max − min return of the data), as published for locomotion."""
     reward_shift: float = 0.0
     """Added to every (scaled) reward; −1 turns a goal reward of 1 into a cost per step, as published for AntMaze."""
-    threads: int = 1
-    """Threads of the learner; one is fastest at these sizes."""
+    threads: int = 0
+    """Threads of an update; 0 takes as many as are measured to shorten it, of the cores that the run leaves idle."""
     executor: Literal["auto", "eager", "compiled"] = "auto"
     """What runs the updates: as written, compiled as one graph, or whichever is measured to end the run sooner."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -159,7 +159,7 @@ class TrainConfig:
         return [
             ("pretrain_steps", self.pretrain_steps >= 0, "must be 0 or more"),
             ("online_steps", self.online_steps >= 0, "must be 0 or more"),
-            count("threads", self.threads, MOST_THREADS),
+            ("threads", 0 <= self.threads <= MOST_THREADS, f"must lie in 0 to {MOST_THREADS:,}"),
             ("log_every", self.log_every >= 1, "must be 1 or more"),
             ("diagnostics_every", self.diagnostics_every >= 0, "must be 0 or more"),
             ("max_episode_steps", self.max_episode_steps >= 0, "must be 0 or more"),

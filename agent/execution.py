@@ -14,6 +14,7 @@ from agent.algorithms.base import Algorithm
 from agent.board import Board
 from agent.config import TrainConfig
 from agent.executors.choose import choose
+from agent.executors.threads import Threads, choose_threads, free_cores, named
 from agent.run_directory import RunDirectory
 
 LARGE_VALUE = 50.0
@@ -34,27 +35,40 @@ class Execution:
         self._saved = saved
 
     def choose(self, *, to_come: int) -> None:
-        """Give the algorithm its executor for `to_come` updates; an event of a new run says which and why.
+        """Give the algorithm threads and an executor for `to_come` updates; an event of a new run says which and why.
 
-        Under `auto` a resumed run keeps the checkpoint's executor, so that it goes on bit for bit.
+        What is not asked for is the checkpoint's in a resumed run, so that it goes on bit for bit.
         """
         asked = self._config.executor
         if asked == "auto" and self._saved is not None:
             asked = self._saved["executor"]
         with self.alive():
+            threads = self._choose_threads(to_come)
             choice = choose(
                 self._algorithm, asked, updates=to_come, working=self.alive,
                 say=lambda message: self._run.event("not_compiled", message),
             )  # fmt: skip
         self._algorithm.executor, self.name = choice.executor, choice.name
         if self._saved is None:
-            self._run.event("executor", f"updates run {choice.name}: {choice.reason}", **self.state_dict())
+            why = f"{choice.reason}; on {threads.reason}"
+            self._run.event("executor", f"updates run {choice.name}: {why}", **self.state_dict())
             return
         changed = {
             k: f"{self._saved.get(k)} → {now}" for k, now in self.state_dict().items() if self._saved.get(k) != now
         }
         if changed:
             self._run.event("execution_differs", f"resumed under another execution, so not bit-exactly: {changed}")
+
+    def _choose_threads(self, to_come: int) -> Threads:
+        asked = self._config.threads
+        if not asked:
+            if self._saved is None:
+                collectors = self._config.online.collectors if self._config.online_steps else 0
+                # And one for the sampler's thread and all else: threads that wait for one without a core spin.
+                return choose_threads(self._algorithm, most=free_cores(collectors + 1), updates=to_come)
+            asked = min(self._saved["threads"], free_cores(0))
+        torch.set_num_threads(asked)
+        return Threads(count=asked, reason=f"{named(asked)}: asked for")
 
     def state_dict(self) -> dict[str, Any]:
         """What a bit-exact resume depends on."""

@@ -374,7 +374,7 @@ def run_learner(run: RunDirectory) -> None:
     board = Board(run.board)
     stopping = StopSignal(also=lambda: board.stopping).for_good()
     config = run.load_config()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or 1)  # until they are chosen
     keep_freed_memory()
     with beating(board):  # a large store may be cold
         learner = Learner(run, config, board, stopping)

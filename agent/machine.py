@@ -93,7 +93,7 @@ def processors() -> Iterator[Finding]:
             name="threads",
             state="warning",
             found=f"{shown} on {cores} cores",
-            mend="unset it: one thread is the default",
+            mend="unset it: threads are measured",
         )
 
 

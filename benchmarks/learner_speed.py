@@ -3,7 +3,8 @@
     python -m benchmarks.learner_speed [--quick] [--sweep] [--json FILE]
 
 One thread, batch 256, 2×256, 17 observations and 6 actions; sampling from the store included on our side, from each
-peer's own buffer on theirs. The floor is what float32 products of one update's 536 MFLOP take, and nothing else.
+peer's own buffer on theirs. The floor is what float32 products of one update's 536 MFLOP take, and nothing else. Where
+there are two cores, ours on two threads stands beside ours on one.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from agent.algorithms.iql_config import IQLConfig
 from agent.executors.choose import synthetic_batch
 from agent.executors.compiled import Compiled
 from agent.executors.eager import Executor, eager
+from agent.executors.threads import free_cores
 from agent.feeding import Feed
 from agent.preparation import make_preparation
 from agent.process import keep_freed_memory
@@ -74,6 +76,17 @@ def stepping(ours: Algorithm[Any], feed: Feed) -> Callable[[], object]:
     return lambda: ours.update(feed.next())
 
 
+def on_threads(count: int, step: Callable[[], object]) -> Callable[[], object]:
+    """`step` on so many threads, the next contender's on one again."""
+
+    def stepped() -> None:
+        torch.set_num_threads(count)
+        step()
+        torch.set_num_threads(1)
+
+    return stepped
+
+
 def make_data(folder: Path) -> tuple[Store, Preparer]:
     """100,000 transitions and what prepares batches of them."""
     store = make_store(folder / "store", 100_000)
@@ -102,24 +115,25 @@ def against_peers(results: Results, folder: Path, *, quick: bool) -> None:
         kind: Process([peer_python(kind, needed), script, kind, *eager_only], env=ONE_THREAD)
         for kind, needed in PEERS.items()
     }
-    feeds = {
-        precision: Feed(store.sampler(256, rng=np.random.default_rng(0)), prepare) for precision in ("float32", "bf16")
-    }
+    kinds = [(precision, count) for precision in ("float32", "bf16") for count in (1, 2)[: free_cores(0)]]
+    feeds = {kind: Feed(store.sampler(256, rng=np.random.default_rng(0)), prepare) for kind in kinds}
     try:
         contenders: dict[str, Contender] = {"floor": floor()}
-        for precision, feed in feeds.items():
+        for (precision, threads), feed in feeds.items():
             ours = learner(IQLConfig(), precision, Compiled(print))
-            contenders[precision] = stepping(ours, feed)
+            contenders[f"{precision} {threads}"] = on_threads(threads, stepping(ours, feed))
         for kind, peer in peers.items():
             contenders |= {f"{kind} {call}": peer.named(call) for call in peer.about["calls"]}
         seconds = interleave(contenders, rounds=5 if quick else 9, budget_s=0.5 if quick else 2.0)
         floor_s = seconds["floor"] * UPDATE_FLOP / FLOOR_FLOP
         for precision, suffix in (("float32", ""), ("bf16", "_bf16")):
-            rate = 1.0 / seconds[precision]
+            rate = 1.0 / seconds[f"{precision} 1"]
             for kind in PEERS:
                 name = min((each for each in seconds if each.startswith(f"{kind} ")), key=seconds.__getitem__)
                 results.compare(f"iql_vs_{kind}{suffix}", rate, 1.0 / seconds[name], "updates/s", name)
             results.compare(f"iql_vs_sgemm_floor{suffix}", rate, 1.0 / floor_s, "updates/s", "float32 products alone")
+            if (two := seconds.get(f"{precision} 2")) is not None:
+                results.compare(f"iql_two_threads{suffix}", 1.0 / two, rate, "updates/s", "one thread")
         # Not from the turns above, between which the sampler's thread has time to draw ahead.
         waited = wait_fraction(store, prepare, ours, seconds=1.0 if quick else 5.0)
         results.compare("data_wait_fraction", waited, 1.0, "of the time", "all of it")

@@ -112,7 +112,8 @@ def make_plan(
     for seed in range(seeds):
         for store in stores:
             for variant in variants:
-                base = TrainConfig(algorithm=config_class(variant.name)())
+                # Runs at the same time have a core each.
+                base = TrainConfig(algorithm=config_class(variant.name)(), threads=1)
                 base = merge(base, base.algorithm.run_wide, where=f"algorithm {variant.name}")
                 preset = bases[store]
                 if preset:

@@ -207,7 +207,7 @@ def test_a_wrong_key_or_type_is_refused_by_name(toml: str, message: str) -> None
         ("online_steps", -1),
         ("max_episode_steps", -1),
         ("seed", -1),
-        ("threads", 0),
+        ("threads", -1),
         ("log_every", 0),
         ("observation_clip", 0.0),
         ("observation_clip", float("nan")),

@@ -101,7 +101,7 @@ ARGUMENTS: dict[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
     "key outside its table": (("train", "no_table.toml", *TRAIN[1:]), ("no_table.toml", "'name'", "[algorithm]")),
     "width beyond any machine": ((*TRAIN, "--algorithm.hidden", 99999999999), ("algorithm.hidden", "65,536")),
     "batch beyond any machine": ((*TRAIN, "--algorithm.batch-size", 9999999999), ("batch_size", "16,777,216")),
-    "threads beyond any machine": ((*TRAIN, "--threads", 9999999), ("threads", "1 to 1,024")),
+    "threads beyond any machine": ((*TRAIN, "--threads", 9999999), ("threads", "0 to 1,024")),
     "critics beyond any machine": ((*TRAIN, "--algorithm.critics", 99999), ("algorithm.critics", "1 to 1,024")),
     "pretrain of no step": (("pretrain", *TRAIN[1:], "--pretrain-steps", 0), ("--pretrain-steps", "1 or more")),
     "pretrain of what cannot": (
