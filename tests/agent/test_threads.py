@@ -68,7 +68,7 @@ def test_threads_are_doubled_as_long_as_that_saves_enough(
     assert chosen.count == count == torch.get_num_threads()
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_updates_on_two_threads_in_two_processes_end_with_the_same_bits(compiled: bool) -> None:
     program = f"import tests.agent.test_threads as t; print(t.digest_of_two_threads({compiled}))"
     assert in_another_process(program, PYTHONHASHSEED="12345") == digest_of_two_threads(compiled)
