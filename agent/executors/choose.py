@@ -19,9 +19,9 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from agent.algorithms.base import Algorithm
+from agent.executors.cache import read_cache, write_cache
 from agent.executors.compiled import Compiled
 from agent.executors.eager import Executor, eager
-from agent.files import write_atomic
 from agent.transitions import Transitions
 from replay.layout import user_cache
 
@@ -86,7 +86,7 @@ def choose(
 
 def _measured(algorithm: Algorithm[Any], compiled: Compiled, updates: int, cache: Path) -> Choice:
     key = key_of(algorithm)
-    timing = read_cache(cache).get(key)
+    timing = read_timings(cache).get(key)
     if timing is None:
         seconds = with_state_kept(algorithm, lambda: run(algorithm, eager, synthetic_batch(algorithm), ROUNDS))
         likely = Timing(eager=seconds, compiled=seconds * (1.0 - LIKELY_GAIN), compile=LIKELY_COMPILE_SECONDS)
@@ -96,7 +96,7 @@ def _measured(algorithm: Algorithm[Any], compiled: Compiled, updates: int, cache
         timing = with_state_kept(algorithm, lambda: compare(algorithm, compiled))
         if not compiled.failed:
             # A compiler that is missing today may be there tomorrow.
-            write_cache(cache, {**read_cache(cache), key: timing})
+            write_timings(cache, {**read_timings(cache), key: timing})
     if not timing.worth_compiling(updates):
         what = "compiling failed" if timing.compiled is None else f"compiled {1e3 * timing.compiled:.2f} ms"
         reason = f"eager {1e3 * timing.eager:.2f} ms an update, {what}, {updates} updates to come"
@@ -110,20 +110,22 @@ def compare(algorithm: Algorithm[Any], compiled: Compiled) -> Timing:
     """Median times of both executors, in turns so that a busy machine slows both. Changes the algorithm's state."""
     batch = synthetic_batch(algorithm)
     run(algorithm, compiled, batch, 2)
-
-    def times() -> tuple[float, float]:
-        at = algorithm.updates
-        first = run(algorithm, eager, batch, 2)
-        # Both run the same updates: where only every second one moves the policy, one each would compare unlike work.
-        algorithm.updates = at
-        return first, run(algorithm, compiled, batch, 2)
-
-    pairs = [times() for _ in range(ROUNDS)]
-    return Timing(
-        eager=statistics.median(pair[0] for pair in pairs),
-        compiled=None if compiled.failed else statistics.median(pair[1] for pair in pairs),
-        compile=compiled.compile_seconds,
+    of_eager, of_compiled = in_turns(
+        algorithm, lambda: run(algorithm, eager, batch, 2), lambda: run(algorithm, compiled, batch, 2)
     )
+    return Timing(eager=of_eager, compiled=None if compiled.failed else of_compiled, compile=compiled.compile_seconds)
+
+
+def in_turns(algorithm: Algorithm[Any], *contenders: Callable[[], float]) -> list[float]:
+    """Median seconds of each contender, all of which run the algorithm's same updates."""
+    seconds: list[list[float]] = [[] for _ in contenders]
+    for _ in range(ROUNDS):
+        at = algorithm.updates
+        for contender, each in zip(contenders, seconds, strict=True):
+            # Where only every second update moves the policy, following ones would compare unlike work.
+            algorithm.updates = at
+            each.append(contender())
+    return [statistics.median(each) for each in seconds]
 
 
 def run(algorithm: Algorithm[Any], executor: Executor, batch: Transitions, rounds: int) -> float:
@@ -191,18 +193,11 @@ def default_cache() -> Path:
     return user_cache() / "executors.json"
 
 
-def read_cache(path: Path) -> dict[str, Timing]:
-    """Cached timings by key; a missing or unreadable file is an empty cache."""
-    try:
-        return {key: Timing(**value) for key, value in json.loads(path.read_bytes()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+def read_timings(path: Path) -> dict[str, Timing]:
+    """Cached timings by key."""
+    return read_cache(path, lambda value: Timing(**value))
 
 
-def write_cache(path: Path, timings: dict[str, Timing]) -> None:
-    """Keep `timings`; a folder that cannot be written only costs the next run its calibration."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps({key: asdict(timing) for key, timing in timings.items()}).encode())
-    except OSError:
-        return
+def write_timings(path: Path, timings: dict[str, Timing]) -> None:
+    """Keep `timings`."""
+    write_cache(path, {key: asdict(timing) for key, timing in timings.items()})

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from agent.algorithms.base import Algorithm
-from agent.executors.choose import key_of, run, synthetic_batch, with_state_kept
+from agent.executors.cache import read_cache, write_cache
+from agent.executors.choose import in_turns, key_of, run, synthetic_batch, with_state_kept
 from agent.executors.eager import eager
-from agent.files import write_atomic
 from agent.machine import cpu_quota
 from agent.transitions import Transitions
 from replay.layout import user_cache
 
-ROUNDS = 9
 NEEDED_GAIN = 0.15
 """Twice the threads must save this share of an update: less is better left to whatever else runs."""
 WORTH_SECONDS = 20.0
@@ -60,34 +59,26 @@ def choose_threads(algorithm: Algorithm[Any], *, most: int, updates: int, cache:
         if updates * one < WORTH_SECONDS:
             return Threads(count=1, reason=f"1 thread: {updates} updates are too few to measure more")
         threads = with_state_kept(algorithm, lambda: measure(algorithm, batch, most))
-        write_counts(cache, read_counts(cache) | {key: threads.count})
+        write_cache(cache, read_counts(cache) | {key: threads.count})
     torch.set_num_threads(threads.count)
     return threads
 
 
 def measure(algorithm: Algorithm[Any], batch: Transitions, most: int) -> Threads:
     """Double the threads while that pays. Changes the algorithm's state and torch's threads."""
+
+    def seconds_on(threads: int) -> float:
+        torch.set_num_threads(threads)
+        return run(algorithm, eager, batch, 2)
+
     count, reason = 1, ""
     while 2 * count <= most:
-        fewer, more = in_turns(algorithm, batch, count, 2 * count)
+        fewer, more = in_turns(algorithm, partial(seconds_on, count), partial(seconds_on, 2 * count))
         reason = f"{1e3 * fewer:.1f} ms an eager update on {count}, {1e3 * more:.1f} ms on {2 * count}"
         if more > fewer * (1.0 - NEEDED_GAIN):
             break
         count *= 2
     return Threads(count=count, reason=f"{named(count)}: {reason}")
-
-
-def in_turns(algorithm: Algorithm[Any], batch: Transitions, *counts: int) -> list[float]:
-    """Median seconds of an eager update on each of these numbers of threads, in turns: a busy machine slows all."""
-    seconds: list[list[float]] = [[] for _ in counts]
-    for _ in range(ROUNDS):
-        at = algorithm.updates
-        for count, each in zip(counts, seconds, strict=True):
-            torch.set_num_threads(count)
-            # The same updates: where only every second one moves the policy, others would be unlike work.
-            algorithm.updates = at
-            each.append(run(algorithm, eager, batch, 2))
-    return [statistics.median(each) for each in seconds]
 
 
 def free_cores(taken: int) -> int:
@@ -102,18 +93,5 @@ def named(count: int) -> str:
 
 
 def read_counts(path: Path) -> dict[str, int]:
-    """Cached numbers by key; a missing or unreadable file is an empty cache."""
-    try:
-        counts = json.loads(path.read_bytes())
-        return {key: int(value) for key, value in counts.items() if int(value) >= 1}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def write_counts(path: Path, counts: dict[str, int]) -> None:
-    """Keep `counts`; a folder that cannot be written only costs the next run its measurement."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(counts).encode())
-    except OSError:
-        return
+    """Cached numbers by key."""
+    return {key: count for key, count in read_cache(path, int).items() if count >= 1}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent.executors.choose import Timing, choose, compare, key_of, read_cache, write_cache
+from agent.executors.choose import Timing, choose, compare, key_of, read_timings, write_timings
 from agent.executors.compiled import Compiled
 from agent.executors.eager import Steppable, eager
 from agent.networks.trunks import GeneratorDropout
@@ -136,7 +136,7 @@ def test_choosing_changes_nothing_of_the_learner(tmp_path: Path) -> None:
     before = digest(algorithm)
     choice = choose(algorithm, "auto", updates=100_000_000, say=not_expected, cache=tmp_path / "cache.json")
     assert digest(algorithm) == before
-    timing = read_cache(tmp_path / "cache.json")[key_of(algorithm)]
+    timing = read_timings(tmp_path / "cache.json")[key_of(algorithm)]
     assert timing.compiled is not None
     # Whatever was measured here, the choice follows it.
     assert choice.name == ("compiled" if timing.worth_compiling(100_000_000) else "eager")
@@ -160,20 +160,20 @@ def test_auto_stays_eager_unless_compiling_ends_the_run_sooner(
     compiled: float | None, updates: int, tmp_path: Path
 ) -> None:
     algorithm, cache = make_learner(), tmp_path / "cache.json"
-    write_cache(cache, {key_of(algorithm): Timing(eager=0.010, compiled=compiled, compile=20.0)})
+    write_timings(cache, {key_of(algorithm): Timing(eager=0.010, compiled=compiled, compile=20.0)})
     assert choose(algorithm, "auto", updates=updates, say=not_expected, cache=cache).name == "eager"
 
 
 def test_auto_takes_cached_measurements_that_favour_compiling(tmp_path: Path) -> None:
     algorithm, cache = make_learner(), tmp_path / "cache.json"
-    write_cache(cache, {key_of(algorithm): Timing(eager=0.010, compiled=0.006, compile=20.0)})
+    write_timings(cache, {key_of(algorithm): Timing(eager=0.010, compiled=0.006, compile=20.0)})
     assert choose(algorithm, "auto", updates=100_000, say=not_expected, cache=cache).name == "compiled"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 3}', b'{"a": {"eager": 1}}'])
 def test_a_damaged_cache_is_an_empty_one(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "cache.json").write_bytes(content)
-    assert read_cache(tmp_path / "cache.json") == {}
+    assert read_timings(tmp_path / "cache.json") == {}
 
 
 def test_measurements_hold_for_their_shapes_precision_and_threads_only() -> None:
