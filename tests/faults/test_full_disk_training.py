@@ -32,7 +32,9 @@ def test_pretraining_goes_on_over_a_full_disk_and_saves_again_when_there_is_spac
     place: Path, small_disk: Path
 ) -> None:
     run, filler = small_disk / "run", small_disk / "filler"
-    command = ("pretrain", "--replay", "data.zarr", "--out", run, *SMALL, "--pretrain-steps", 1_000_000)
+    # So many updates would be worth a compilation, which is not what the first checkpoint should wait for.
+    steps = ("--pretrain-steps", 1_000_000, "--executor", "eager")
+    command = ("pretrain", "--replay", "data.zarr", "--out", run, *SMALL, *steps)
     with Agent(*command, "--json", cwd=place, run=run) as agent:
         agent.wait_for("the first checkpoint", lambda: (run / "checkpoints" / "LATEST").exists())
         fill(filler)

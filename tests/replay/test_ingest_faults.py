@@ -15,10 +15,18 @@ import pytest
 from replay.ingest import OutputExistsError, ingest
 from replay.store import Store
 
-COMMAND = (
-    "import sys; from replay.ingest import ingest\n"
-    "ingest(sys.argv[1], sys.argv[2], progress=lambda done, total: print(done, flush=True))"
-)
+COMMAND = """
+import sys
+from replay.ingest import ingest
+
+def progress(done, total):
+    print(done, flush=True)
+    if done == int(sys.argv[3]):
+        sys.stdin.read()
+
+ingest(sys.argv[1], sys.argv[2], progress=progress)
+"""
+"""Its third argument says after which episode to wait, where it is killed."""
 
 
 def make_source(path: Path, episodes: int = 400) -> Path:
@@ -39,7 +47,8 @@ def make_source(path: Path, episodes: int = 400) -> Path:
 def test_kill_in_mid_ingest_leaves_no_half_store_and_the_same_command_completes(after: int, tmp_path: Path) -> None:
     source, out = make_source(tmp_path / "data.npz"), tmp_path / "out" / "store"
     arguments = [sys.executable, "-c", COMMAND, str(source), str(out)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([*arguments, str(after)], **pipes, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
         for _ in range(after):
             assert process.stdout.readline()
@@ -47,7 +56,7 @@ def test_kill_in_mid_ingest_leaves_no_half_store_and_the_same_command_completes(
     assert process.returncode == -signal.SIGKILL
     assert not out.exists()
     assert [entry.name for entry in out.parent.iterdir()] == [f"store.partial-{process.pid}"]
-    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
+    subprocess.run([*arguments, "0"], check=True, stdout=subprocess.DEVNULL, cwd=Path(__file__).parents[2])
     assert [entry.name for entry in out.parent.iterdir()] == ["store"]
     ingest(source, tmp_path / "undisturbed")
     for ours, theirs in zip(Store.open(out).episodes(), Store.open(tmp_path / "undisturbed").episodes(), strict=True):
