@@ -121,14 +121,16 @@ def with_control(model: bytes, *, rate_limit: float | None = None, **control: An
 
 def test_the_rate_is_held_at_100_hz(runner: PolicyRunner) -> None:
     robot = ThreadedRobot()
+    started = time.monotonic()
     report = ControlLoop(robot, runner, hz=100.0, max_steps=100).run()
     robot.close()
     assert report["steps"] == len(robot.written) == 100
-    if report["overruns"] == 0:  # on a busy machine a period may be lost; then it must have been counted
-        assert report["rate_hz"] == pytest.approx(100.0, rel=0.02)
+    # A busy machine may lose periods, which must have been counted, and may make any one write late, never early.
+    assert robot.write_times[-1] - started >= (99 + report["skipped_periods"]) * 0.01
     assert report["rate_hz"] <= 101.0
-    elapsed = robot.write_times[-1] - robot.write_times[0]
-    assert elapsed == pytest.approx((99 + report["skipped_periods"]) * 0.01, abs=0.03)
+    if report["overruns"] == 0:
+        assert np.median(np.diff(robot.write_times)) == pytest.approx(0.01, rel=0.05)
+        assert report["rate_hz"] == pytest.approx(100.0, rel=0.05)
     assert report["state"] == "OK" and report["faults"] == {} and robot.safe_stops == 1
     latency = report["latency_us"]
     assert 0 < latency["p50"] <= latency["p99"] <= latency["p99.9"] <= latency["max"] < 1e6
@@ -272,20 +274,21 @@ def test_a_sensor_that_freezes_under_fresh_stamps_stops_the_robot(model: bytes) 
 
 
 def test_an_inference_that_stalls_once_is_held_and_makes_no_burst(model: bytes) -> None:
-    runner = with_control(model, max_obs_age_ms=60.0, hold_steps=2)
+    # Old enough not to be met by what a busy machine loses by itself, and a stall well beyond it.
+    runner = with_control(model, max_obs_age_ms=250.0, hold_steps=2)
     session, calls = runner._session, iter(range(1, 1000))
 
     class Stalling:
         def run_with_iobinding(self, binding: object) -> None:
             if next(calls) == 10:
-                time.sleep(0.15)
+                time.sleep(0.5)
             session.run_with_iobinding(binding)
 
     runner._session = Stalling()
     robot = ThreadedRobot()
     report = ControlLoop(robot, runner, hz=50.0, max_steps=30).run()
     robot.close()
-    assert report["faults"]["STALE"] >= 1 and report["overruns"] >= 1 and report["skipped_periods"] >= 5
+    assert report["faults"]["STALE"] >= 1 and report["overruns"] >= 1 and report["skipped_periods"] >= 20
     times = np.asarray(robot.write_times)
     assert (times[5:] - times[:-5]).min() > 0.0799
     np.testing.assert_array_equal(robot.written[9], robot.written[8])
