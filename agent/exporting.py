@@ -27,9 +27,11 @@ from agent.preparation import Preparation
 from export.bundle import write_bundle
 from export.candidates import Candidates
 from export.contract import Contract
+from export.graph_cache import GRAPHS
 from export.onnx_writer import export_policy
 from export.quantize import dynamic_int8, weight_fp16
 from export.runner import PolicyRunner
+from replay.layout import user_cache
 from replay.store import Store
 
 REAL_OBSERVATIONS = 4096
@@ -73,7 +75,7 @@ def export_run(request: ExportRequest) -> dict[str, Any]:
     )  # fmt: skip
     contract = request.promises.fill(contract)
     network, log_std = policy.to_export()
-    model = export_policy(network, log_std=log_std, contract=contract)
+    model = export_policy(network, log_std=log_std, contract=contract, cache=user_cache() / GRAPHS)
     rng = np.random.default_rng(seed)
     # Of these very weights. The run scored the mean action, not a choice by Q.
     scored = [] if best_of_n else [record for record in run.evaluations() if record["updates"] == algorithm.updates]

@@ -18,8 +18,10 @@ from agent.run_directory import RunDirectory
 from agent.training_log import TrainingLog
 from export.contract import Contract
 from export.errors import ExportError
+from export.graph_cache import GRAPHS
 from export.onnx_writer import export_policy
 from export.template import Template
+from replay.layout import user_cache
 from replay.reader import StoreReader
 
 PROBE_ROWS = 64
@@ -42,7 +44,8 @@ class Publication:
         self._seconds = config.online.publish_seconds
         self._published_at = 0.0
         network, log_std = policy.to_export()
-        template = Template.from_bytes(export_policy(network, log_std=log_std, contract=contract))
+        model = export_policy(network, log_std=log_std, contract=contract, cache=user_cache() / GRAPHS)
+        template = Template.from_bytes(model)
         self._publisher = Publisher(run.policies, board, template, contract, version=version, probe=probe)
 
     @property

@@ -1,4 +1,4 @@
-"""Actor -> ONNX: the only file of this package that imports torch.
+"""Actor -> ONNX: with graph_cache the only file of this package that imports torch.
 
 The network alone goes through torch's exporter; the normaliser in front of it and the squashing, noise, scaling and
 clamping behind it are written out node by node, so that every constant keeps the name by which `template` patches it:
@@ -27,12 +27,13 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from pathlib import Path
 
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from export import wire
+from export import graph_cache, wire
 from export.contract import Contract, contract_metadata
 from export.contract_parts import NOISE, SQUASHED_NOISE
 from export.errors import ContractError, ExportError
@@ -79,15 +80,18 @@ class _NamedCandidates(_Named):
         return unit, raw, q
 
 
-def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, contract: Contract) -> bytes:
-    """ONNX bytes of a policy; equal inputs give equal bytes, whatever the folder.
+def export_policy(
+    network: torch.nn.Module, *, log_std: torch.Tensor | None, contract: Contract, cache: Path | None = None
+) -> bytes:
+    """ONNX bytes of a policy; equal inputs give equal bytes, whatever the folder, with a `cache` and without.
 
     `network` maps the normalised observation [B, O] float32 to the pre-squash mean [B, A]; it is copied, moved to the
     CPU and put in evaluation mode. Where `contract.recurrent` is set it maps (normalised observation [B, O], h_in
     [B, H]) to (mean [B, A], h_out [B, H]), with no state of its own. `log_std` [A] adds the input `eps` [B, A] and must
     be given exactly when `contract.stochastic.eps`; unless `contract.stochastic.squashed`, where the network maps to
     (mean [B, A], log_std [B, A]) instead. With `contract.candidates` it maps (normalised observation, eps [B, E]), or
-    where they have a seed the observation alone, to (action within ±1 [B, A], mean [B, A], q [B, K]). Raises
+    where they have a seed the observation alone, to (action within ±1 [B, A], mean [B, A], q [B, K]). `cache` is a
+    folder of graphs converted before (`export.graph_cache`): seconds less for a network like an earlier one. Raises
     ExportError when the network has other sizes or cannot be expressed in ONNX.
     """
     stochastic = contract.stochastic
@@ -110,7 +114,7 @@ def export_policy(network: torch.nn.Module, *, log_std: torch.Tensor | None, con
     wrapper = _NamedSquashed if stochastic.squashed else _Named if recurrent is None else _NamedRecurrent
     if contract.candidates is not None:
         wrapper = _NamedCandidates
-    graph = _export_network(wrapper(copy.deepcopy(network).cpu().eval()), contract)
+    graph = _export_network(wrapper(copy.deepcopy(network).cpu().eval()), contract, cache)
     if log_std is not None:
         graph.initializer.append(numpy_helper.from_array(log_std.detach().cpu().float().numpy(), "log_std"))
     for name, value in contract.constants().items():
@@ -196,7 +200,7 @@ def _value(name: str, size: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
 
 
-def _export_network(named: _Named, contract: Contract) -> onnx.GraphProto:
+def _export_network(named: _Named, contract: Contract, cache: Path | None) -> onnx.GraphProto:
     sizes = {"normalized": contract.observation_size}
     outputs = {"raw": contract.action_size}
     if contract.candidates is not None:
@@ -209,6 +213,20 @@ def _export_network(named: _Named, contract: Contract) -> onnx.GraphProto:
         sizes["h_in"] = outputs["h_out"] = contract.recurrent.size
     examples = tuple(torch.zeros(2, size) for size in sizes.values())
     _check_outputs(named, examples, outputs)
+    if cache is None:
+        return _convert(named, sizes, outputs, opset=contract.onnx.opset)
+    weights = named.state_dict()
+    digest = graph_cache.digest_of(named, sizes, outputs, opset=contract.onnx.opset)
+    graph = graph_cache.recall(cache, digest, weights)
+    if graph is None:
+        graph = _convert(named, sizes, outputs, opset=contract.onnx.opset)
+        graph_cache.keep(cache, digest, graph, weights)
+    return graph
+
+
+def _convert(named: _Named, sizes: dict[str, int], outputs: dict[str, int], *, opset: int) -> onnx.GraphProto:
+    """The network by torch's exporter. Raises ExportError."""
+    examples = tuple(torch.zeros(2, size) for size in sizes.values())
     chatter = logging.getLogger("torch.onnx")
     level = chatter.level
     chatter.setLevel(logging.ERROR)  # "torchvision is not installed", once for every export
@@ -222,7 +240,7 @@ def _export_network(named: _Named, contract: Contract) -> onnx.GraphProto:
                 examples,
                 dynamo=True,
                 external_data=False,
-                opset_version=contract.onnx.opset,
+                opset_version=opset,
                 optimize=False,
                 verbose=False,
                 input_names=["policy/normalized", *list(sizes)[1:]],
