@@ -33,7 +33,7 @@ def main(path: Path) -> None:
     """Set up from RUN's configuration, collect a little, serve."""
     run = RunDirectory(path)
     config = run.load_config()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads or 1)
     keep_freed_memory()
     learner = Learner(run, config, Board(run.board), lambda: False)
     learner.execution.choose(to_come=10**6)
