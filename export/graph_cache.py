@@ -59,7 +59,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, torch.Tensor):
             name = self._names.get(id(value))
             if name is None:
-                held = value.detach().cpu().contiguous().numpy().tobytes()
+                held = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
                 name = f"constant {hashlib.sha256(held).hexdigest()}"
             return f"<{name} {value.dtype} {tuple(value.shape)} {value.stride()}>"
         if isinstance(value, dict):

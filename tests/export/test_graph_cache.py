@@ -111,6 +111,10 @@ DIFFERENT: dict[str, tuple[torch.nn.Module, torch.nn.Module]] = {
     "a constant of the code": (
         Odd(lambda x: x + torch.arange(ACT)), Odd(lambda x: x + torch.arange(ACT).flip(0)),
     ),
+    "a constant of another type": (
+        Odd(lambda x: x + torch.tensor(1.0, dtype=torch.bfloat16)),
+        Odd(lambda x: x + torch.tensor(2.0, dtype=torch.bfloat16)),
+    ),
     "order of operands": (Odd(lambda x: x - torch.relu(x)), Odd(lambda x: torch.relu(x) - x)),
     "which of two layers": (two_layers(tied=False), two_layers(tied=True)),
     "a size or the batch's": (
