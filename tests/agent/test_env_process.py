@@ -97,15 +97,15 @@ def test_a_stopped_environment_is_killed_by_its_deadline_and_another_steps_withi
     stopped = cart.pid
     os.kill(stopped, signal.SIGSTOP)
     started = time.monotonic()
-    with pytest.raises(EnvHung, match=r"failed at step 1 of its episode: a step took over \d\.\d s; killed"):
+    with pytest.raises(EnvHung, match=r"failed at step 1 of its episode: a step took over 1\.\d s; killed"):
         step(cart)
-    assert 1.0 <= time.monotonic() - started < 10.0  # a second, and what a busy machine adds
+    assert 1.0 <= time.monotonic() - started < 2.0
     assert not alive(stopped)
     cart.launch()
     cart.answer()
     begin(cart)
     step(cart)
-    assert time.monotonic() - started < 20.0
+    assert time.monotonic() - started < 5.0
     assert cart.pid != stopped
 
 
@@ -205,5 +205,5 @@ def test_a_caller_that_must_leave_does_not_wait_for_the_deadline(server: EnvServ
     started = time.monotonic()
     with pytest.raises(EnvHung):
         step(env)
-    assert time.monotonic() - started < 20.0
+    assert time.monotonic() - started < 1.0
     env.close()

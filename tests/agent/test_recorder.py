@@ -138,7 +138,7 @@ def test_a_queue_that_overflows_loses_steps_and_joins_nothing(runner: PolicyRunn
     robot = Counter(lambda n: time.sleep(1e-3))
     report = ControlLoop(robot, runner, hz=None, recorder=recorder, max_steps=400).run()
     recorder.close()
-    assert report["steps"] == 400 and time.monotonic() - began < 10
+    assert report["latency_us"]["p99"] < 100_000 and time.monotonic() - began < 10
     assert recorder.lost > 0 and recorder.recorded + recorder.lost == 399
     stored = transitions(tmp_path / "r.zarr")
     assert len(stored) == recorder.recorded and (stored[:, 1] == stored[:, 0] + 1).all()
