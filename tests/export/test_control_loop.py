@@ -125,12 +125,13 @@ def test_the_rate_is_held_at_100_hz(runner: PolicyRunner) -> None:
     report = ControlLoop(robot, runner, hz=100.0, max_steps=100).run()
     robot.close()
     assert report["steps"] == len(robot.written) == 100
-    # A busy machine may lose periods, which must have been counted, and may make any one write late, never early.
-    assert robot.write_times[-1] - started >= (99 + report["skipped_periods"]) * 0.01
+    if report["overruns"] == 0:  # on a busy machine a period may be lost; then it must have been counted
+        assert report["rate_hz"] == pytest.approx(100.0, rel=0.02)
     assert report["rate_hz"] <= 101.0
-    if report["overruns"] == 0:
-        assert np.median(np.diff(robot.write_times)) == pytest.approx(0.01, rel=0.05)
-        assert report["rate_hz"] == pytest.approx(100.0, rel=0.05)
+    # It may also make one write late, the last among them: of the last ten the least late tells, and none is early.
+    times, skipped = np.asarray(robot.write_times), report["skipped_periods"]
+    assert times[-1] - started >= (99 + skipped) * 0.01
+    assert (times[-10:] - times[0] - (np.arange(90, 100) + skipped) * 0.01).min() < 0.03
     assert report["state"] == "OK" and report["faults"] == {} and robot.safe_stops == 1
     latency = report["latency_us"]
     assert 0 < latency["p50"] <= latency["p99"] <= latency["p99.9"] <= latency["max"] < 1e6
