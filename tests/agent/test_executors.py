@@ -145,7 +145,7 @@ def test_choosing_changes_nothing_of_the_learner(tmp_path: Path) -> None:
 
 
 def test_a_short_run_does_not_wait_for_a_compiler(tmp_path: Path) -> None:
-    choice = choose(make_learner(), "auto", updates=10_000, say=not_expected, cache=tmp_path / "cache.json")
+    choice = choose(make_learner(), "auto", updates=1_000, say=not_expected, cache=tmp_path / "cache.json")
     assert choice.name == "eager"
     assert "too few" in choice.reason
     assert not (tmp_path / "cache.json").exists()
