@@ -60,7 +60,7 @@ class Compiled:
             return eager(algorithm, batch)
         if self._compiled is None:
             self._compiled = torch.compile(
-                _step_of(algorithm), fullgraph=True, dynamic=False, options={"guard_filter_fn": _stays, **OPTIONS}
+                _step_of(algorithm), fullgraph=True, dynamic=False, options=_options(batch.reward.device)
             )
         tensors = tuple(getattr(batch, field.name) for field in dataclasses.fields(batch))
         if (len(batch.reward), algorithm.part) in self._checked:
@@ -88,6 +88,15 @@ class Compiled:
         self.compile_seconds += time.monotonic() - start
         self._checked.add((len(batch.reward), algorithm.part))
         return result
+
+
+def _options(device: torch.device) -> dict[str, Any]:
+    options = {"guard_filter_fn": _stays, **OPTIONS}
+    if device.type == "cpu":
+        from agent.executors.rewrite import Rewrite  # its imports take longer than a run that never compiles can spare
+
+        options["post_grad_custom_post_pass"] = Rewrite()
+    return options
 
 
 def _stays(guards: Sequence[Any]) -> list[bool]:
