@@ -78,16 +78,26 @@ class Compiled:
             # Tracing torch.autograd.grad needs the flag in those versions of torch that have it.
             with self._working(), warnings.catch_warnings(), torch._dynamo.config.patch(trace_autograd_ops=True):
                 warnings.simplefilter("ignore")
+                if batch.reward.device.type == "cpu":
+                    _look_for_a_compiler()
                 result = self._compiled(*tensors)
         except Exception as error:  # noqa: BLE001 - torch raises a different class for each way to fail
             self.failed = True
             cause = getattr(error, "inner_exception", error)
             first = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-            self._say(f"the update cannot be compiled here ({first}); it runs eagerly: install a C++ compiler (g++)")
+            mend = ": install a C++ compiler (g++)" if type(cause).__name__ == "InvalidCxxCompiler" else ""
+            self._say(f"the update cannot be compiled here ({first}); it runs eagerly{mend}")
             return eager(algorithm, batch)
         self.compile_seconds += time.monotonic() - start
         self._checked.add((len(batch.reward), algorithm.part))
         return result
+
+
+def _look_for_a_compiler() -> None:
+    """Raise torch's own error where there is none, which torch would find after ten seconds of tracing only."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    get_cpp_compiler()
 
 
 def _options(device: torch.device) -> dict[str, Any]:

@@ -117,7 +117,9 @@ class MLP(nn.Module):
 
 def orthogonal_linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
     """A linear layer with orthogonal weights of the given gain and zero bias."""
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    # Not by way of the meta device, whose first tensor made real imports sympy: 0.4 s of a learner's start.
+    with torch.random.fork_rng(devices=()):
+        layer = nn.Linear(inputs, outputs)
     with torch.no_grad():
         nn.init.orthogonal_(layer.weight, gain, generator=generator)
         layer.bias.zero_()

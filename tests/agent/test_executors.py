@@ -65,7 +65,7 @@ print(digest(ours) == digest(plain))
     lines = out.splitlines()
     assert len(lines) == 2, out
     assert "cannot be compiled here" in lines[0]
-    assert "runs eagerly" in lines[0]
+    assert "runs eagerly: install a C++ compiler" in lines[0]
     assert lines[1] == "True"
 
 
@@ -128,6 +128,22 @@ def test_a_compiled_update_notices_what_has_changed_since(change: Callable[[Sett
     after = compiled(settings, batch)["q"]
     torch.testing.assert_close(after, eager(settings, batch)["q"])
     assert not torch.equal(before, after)
+
+
+class Untraceable(Settings):
+    """What it does depends on the numbers of the batch, which no graph of the whole update can hold."""
+
+    def step(self, batch: Transitions) -> dict[str, torch.Tensor]:
+        return {"q": batch.reward if batch.reward.sum() > 0 else -batch.reward}
+
+
+def test_an_update_that_cannot_be_traced_runs_eagerly_after_one_line() -> None:
+    said: list[str] = []
+    compiled, batch = Compiled(said.append), random_transitions(np.random.default_rng(0))
+    for _ in range(2):
+        torch.testing.assert_close(compiled(Untraceable(), batch)["q"], eager(Untraceable(), batch)["q"])
+    assert len(said) == 1 and "\n" not in said[0]
+    assert "cannot be compiled here" in said[0] and said[0].endswith("runs eagerly")  # no compiler would mend it
 
 
 def test_choosing_changes_nothing_of_the_learner(tmp_path: Path) -> None:

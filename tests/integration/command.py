@@ -1,4 +1,4 @@
-"""The `slipway` command as a user runs it: successes with JSON in subprocesses, refusals with their line in-process."""
+"""The `slipway` command as a user runs it: in this process, or in one of its own where that is what matters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def run(
     *arguments: object, cwd: Path, extra: Mapping[str, str] | None = None, timeout: float = TIMEOUT_SECONDS
 ) -> subprocess.CompletedProcess[str]:
-    """`slipway ARGUMENTS` in folder `cwd`, to its end."""
+    """`slipway ARGUMENTS` in folder `cwd`, to its end, in a process of its own."""
     return subprocess.run(
         [str(SLIPWAY), *map(str, arguments)],
         cwd=cwd, env=environment(extra), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
@@ -41,7 +41,7 @@ def run(
 
 
 def run_here(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`slipway ARGUMENTS` in folder `cwd`, in this process: no start of Python for each of many refusals."""
+    """`slipway ARGUMENTS` in folder `cwd`, in this process: no start of Python, no import, for each of many calls."""
     stdout, stderr = io.StringIO(), io.StringIO()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     command = list(map(str, arguments))
@@ -54,6 +54,8 @@ def run_here(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
             warnings.resetwarnings()
             warnings.simplefilter("ignore", DeprecationWarning)
             code = main(command)
+    except SystemExit as ended:  # how --help ends
+        code = int(ended.code or 0)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -61,8 +63,12 @@ def run_here(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def succeed(*arguments: object, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
-    """Run to success; what it wrote on stdout."""
-    done = run(*arguments, cwd=cwd, extra=extra)
+    """Run to success; what it wrote on stdout. In this process, except where `extra` asks for another environment.
+
+    The README, the tutorials and the demo, which are played in processes of their own, show that the verbs need no more
+    than what they import themselves.
+    """
+    done = run_here(*arguments, cwd=cwd) if extra is None else run(*arguments, cwd=cwd, extra=extra)
     assert done.returncode == 0, f"slipway {' '.join(map(str, arguments))}: {done.returncode}\n{done.stderr}"
     return done.stdout
 
@@ -86,10 +92,7 @@ def pytest_fail(message: str) -> None:
 
 
 def refusal(*arguments: object, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
-    """Run to a refusal: exit code 2, one line on stderr, nothing on stdout, no file made or changed. The line.
-
-    In this process, except where `extra` asks for another environment.
-    """
+    """Run to a refusal: exit code 2, one line on stderr, nothing on stdout, no file made or changed. The line."""
     before = listing(cwd)
     done = run_here(*arguments, cwd=cwd) if extra is None else run(*arguments, cwd=cwd, extra=extra)
     command = f"slipway {' '.join(map(str, arguments))}"

@@ -22,7 +22,7 @@ SCORE = {"mean", "ci", "normalized", "success", "episodes"}
 
 
 def test_the_overview_lists_every_verb(tmp_path: Path) -> None:
-    text = succeed("--help", cwd=tmp_path)
+    text = run("--help", cwd=tmp_path).stdout
     for verb, (_, summary) in VERBS.items():
         assert re.search(rf"^  {verb} +{re.escape(summary)}$", text, re.MULTILINE)
 
@@ -35,7 +35,7 @@ def test_help_explains_a_verb_by_an_example(verb: str, tmp_path: Path) -> None:
 
 
 def test_the_version_is_the_distribution_s(tmp_path: Path) -> None:
-    assert succeed("--version", cwd=tmp_path) == f"slipway {version('slipway')}\n"
+    assert run("--version", cwd=tmp_path).stdout == f"slipway {version('slipway')}\n"
 
 
 def test_what_is_piped_into_a_closed_reader_is_no_crash(place: Path, data: Made) -> None:
