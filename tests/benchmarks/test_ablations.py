@@ -95,6 +95,7 @@ def test_a_smoke_run_draws_over_no_committed_picture(
     assert parse().figures == Path(folder)
 
 
+@pytest.mark.full
 def test_one_question_is_trained_tabulated_and_drawn_and_the_same_command_trains_nothing_again(tmp_path: Path) -> None:
     store = tmp_path / "out" / "local-maze-v0.zarr"
     assert slipway(["collect", "--env", "PointMaze_UMaze-v3", "--policy", "expert", "--steps", "400",

@@ -62,6 +62,7 @@ def test_results_hold_ratio_peer_and_machine(tmp_path: Path) -> None:
     assert record["machine"]["peer"] == "1.0" and record["machine"]["cores"] >= 1
 
 
+@pytest.mark.full
 def test_an_environment_is_made_once_and_a_failed_one_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
