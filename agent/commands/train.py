@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from agent.algorithms import ALGORITHMS, owners
 from agent.algorithms.config import AlgorithmConfig
@@ -52,9 +53,22 @@ def parse(arguments: list[str], *, prog: str = "slipway train", description: str
     """Defaults, then preset, recipe, CONFIG.toml, flags."""
     base = base_config(arguments)
     check_algorithm_flags(arguments, base.algorithm)
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(path_to_name)
     return tyro.cli(
-        Args, args=strip_file(arguments), default=Args(config=base),
+        Args, args=strip_file(arguments), default=Args(config=base), registry=registry,
         prog=prog, description=f"{description or __doc__}\nAlgorithms: {', '.join(ALGORITHMS)}.",
+    )  # fmt: skip
+
+
+def path_to_name(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Path] | None:
+    """tyro's rule for paths, except that --help calls a missing one none, which as a path is the current folder."""
+    if kind.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1, metavar="PATH", instance_from_str=lambda words: Path(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path) if path != Path() else "none"],
     )  # fmt: skip
 
 

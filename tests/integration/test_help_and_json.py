@@ -34,6 +34,13 @@ def test_help_explains_a_verb_by_an_example(verb: str, tmp_path: Path) -> None:
     assert re.search(rf"^ +slipway {verb} \S", text, re.MULTILINE), "the example is no line of the shell"
 
 
+@pytest.mark.parametrize("verb", ["train", "pretrain"])
+def test_what_must_be_named_is_not_said_to_be_the_current_folder(verb: str, tmp_path: Path) -> None:
+    text = " ".join(succeed(verb, "--help", cwd=tmp_path).replace("│", " ").split())
+    for flag in ("--replay PATH", "--out PATH"):
+        assert re.search(rf"{flag} [^-]*\(default: none\)", text), flag
+
+
 def test_the_version_is_the_distribution_s(tmp_path: Path) -> None:
     assert run("--version", cwd=tmp_path).stdout == f"slipway {version('slipway')}\n"
 
