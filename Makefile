@@ -31,12 +31,13 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/slipway demo --out runs/demo
 
-# Two processes; all of tests/integration runs in one of them, for its costly fixtures (tests/conftest.py).
+# Three processes for two cores: tests wait for processes that wait for one another. All of tests/integration runs in one of
+# them, for its costly fixtures (tests/conftest.py).
 test: install
-	$(BIN)/python -m pytest -q -m "not full" -n 2
+	$(BIN)/python -m pytest -q -m "not full" -n 3
 
 test-full: install
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 3
 
 check: install
 	$(BIN)/ruff format --check .

@@ -24,7 +24,7 @@ class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileScheduling:
-    """What `make test`'s two processes are given to do."""
+    """What each of `make test`'s processes is given to do."""
     return FileScheduling(config, log)
 
 
