@@ -172,7 +172,7 @@ def test_a_damaged_file_is_converted_anew_and_mended(model: bytes, tmp_path: Pat
     assert exported(policy, tmp_path) == model
     (kept,) = tmp_path.iterdir()
     whole = kept.read_bytes()
-    for damaged in (whole[:-1], whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]):
+    for damaged in (b"", whole[:-1], whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]):
         kept.write_bytes(damaged)
         assert exported(policy, tmp_path) == model
         assert kept.read_bytes() == whole

@@ -62,13 +62,20 @@ def run_here(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(["slipway", *command], code, stdout.getvalue(), stderr.getvalue())
 
 
-def succeed(*arguments: object, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
-    """Run to success; what it wrote on stdout. In this process, except where `extra` asks for another environment.
+def run_somewhere(
+    *arguments: object, cwd: Path, extra: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`slipway ARGUMENTS` in this process, except where `extra` asks for another environment.
 
     The README, the tutorials and the demo, which are played in processes of their own, show that the verbs need no more
     than what they import themselves.
     """
-    done = run_here(*arguments, cwd=cwd) if extra is None else run(*arguments, cwd=cwd, extra=extra)
+    return run_here(*arguments, cwd=cwd) if extra is None else run(*arguments, cwd=cwd, extra=extra)
+
+
+def succeed(*arguments: object, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
+    """Run to success; what it wrote on stdout."""
+    done = run_somewhere(*arguments, cwd=cwd, extra=extra)
     assert done.returncode == 0, f"slipway {' '.join(map(str, arguments))}: {done.returncode}\n{done.stderr}"
     return done.stdout
 
@@ -94,7 +101,7 @@ def pytest_fail(message: str) -> None:
 def refusal(*arguments: object, cwd: Path, extra: Mapping[str, str] | None = None) -> str:
     """Run to a refusal: exit code 2, one line on stderr, nothing on stdout, no file made or changed. The line."""
     before = listing(cwd)
-    done = run_here(*arguments, cwd=cwd) if extra is None else run(*arguments, cwd=cwd, extra=extra)
+    done = run_somewhere(*arguments, cwd=cwd, extra=extra)
     command = f"slipway {' '.join(map(str, arguments))}"
     assert done.returncode == 2, f"{command}: exit code {done.returncode}\n{done.stderr}"
     lines = done.stderr.splitlines()
