@@ -23,6 +23,7 @@ class Rewrite(CustomGraphPass):
         add_biases_afterwards(graph)
         multiply_narrow_matrices(graph)
         mask_by_rounded_activations(graph)
+        compute_scalars_once(graph)
 
     def uuid(self) -> bytes:
         """What stands for these rules in the key of torch's cache of compiled graphs."""
@@ -67,6 +68,26 @@ def mask_by_rounded_activations(graph: Graph) -> None:
             for user in list(activation.users):
                 if user.target is ATEN.le.Scalar and rounded < user:
                     user.replace_input_with(activation, rounded)
+
+
+def compute_scalars_once(graph: Graph) -> None:
+    """Numbers that whole tensors are combined with, as Adam's corrections, as results of their own.
+
+    The compiler would compute them within the loops over the tensors, once for every vector of elements, since it cannot
+    tell that what the loops write is not what the numbers are made of: two powers for every 16 parameters.
+    """
+    for node in list(graph.nodes):
+        if is_scalar(node) and any(not is_scalar(user) and "val" in user.meta for user in node.users):
+            with graph.inserting_after(node):
+                stored = call(graph, ATEN.as_strided.default, node, [], [])  # which the compiler never inlines
+            node.replace_all_uses_with(stored, delete_user_cb=lambda user, stored=stored: user is not stored)
+
+
+def is_scalar(node: Node) -> bool:
+    """Whether `node` computes a single number, and not a constant."""
+    value = node.meta.get("val")
+    computed = node.op == "call_function" and node.target is not ATEN.full.default
+    return computed and isinstance(value, torch.Tensor) and value.dim() == 0
 
 
 def call(graph: Graph, operation: Any, *arguments: Any) -> Node:
