@@ -73,8 +73,8 @@ def mask_by_rounded_activations(graph: Graph) -> None:
 def compute_scalars_once(graph: Graph) -> None:
     """Numbers that whole tensors are combined with, as Adam's corrections, as results of their own.
 
-    The compiler would compute them within the loops over the tensors, once for every vector of elements, since it cannot
-    tell that what the loops write is not what the numbers are made of: two powers for every 16 parameters.
+    The compiler would compute them within the loops over the tensors, once for every vector of elements, since it
+    cannot tell that what the loops write is not what the numbers are made of: two powers for every 16 parameters.
     """
     for node in list(graph.nodes):
         if is_scalar(node) and any(not is_scalar(user) and "val" in user.meta for user in node.users):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.utils import run_and_get_code
 from torch.func import functional_call
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -114,3 +115,23 @@ def test_the_mask_of_a_rounded_activation_is_that_of_the_activation() -> None:
 
     assert torch.equal(rewritten(traced(function, x))(x), function(x))
     assert function(x).flatten().tolist() == [0.0, 0.0, 0.0, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own
+def test_a_number_that_tensors_are_combined_with_is_computed_once() -> None:
+    """Adam's correction for three parameters: one power in the compiler's code, not one in the loop of each."""
+
+    def corrected(step: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        correction = 1.0 - torch.pow(0.9, step)
+        return tuple(p / correction for p in parameters)
+
+    arguments = [torch.tensor(3.0), *(torch.arange(1.0, size) for size in (33, 49, 65))]
+
+    def powers(**options: Any) -> int:
+        compiled = torch.compile(corrected, options={"fx_graph_cache": False, **options})
+        results, code = run_and_get_code(compiled, *arguments)
+        torch.testing.assert_close(results, corrected(*arguments))
+        return "".join(code).count("std::pow")
+
+    assert powers() == 3
+    assert powers(post_grad_custom_post_pass=Rewrite()) == 1
