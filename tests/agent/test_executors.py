@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from agent.executors.choose import Timing, choose, compare, key_of, read_timings, write_timings
 from agent.executors.compiled import Compiled
@@ -93,6 +94,17 @@ def tripled(x: torch.Tensor) -> torch.Tensor:
     return 3.0 * x
 
 
+class Scale(nn.Module):
+    """A layer with a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by = 0.5
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.by * x
+
+
 class Settings:
     """An update that reads one of each kind of thing that a learner's may."""
 
@@ -103,9 +115,10 @@ class Settings:
         self.penalty: torch.Tensor | None = None
         self.dropout = GeneratorDropout(0.5, torch.Generator().manual_seed(0))
         self.dropout.draw((32,), torch.zeros(()))
+        self.layers = nn.Sequential(Scale())
 
     def step(self, batch: Transitions) -> dict[str, torch.Tensor]:
-        q = self.dropout(self.function(self.factor * batch.reward) + self.table["shift"])
+        q = self.layers(self.dropout(self.function(self.factor * batch.reward) + self.table["shift"]))
         return {"q": q if self.penalty is None else q - self.penalty}
 
 
@@ -117,8 +130,9 @@ class Settings:
         lambda settings: settings.table.update(shift=-1.0),
         lambda settings: setattr(settings, "penalty", torch.ones(32)),
         lambda settings: settings.dropout.eval(),
+        lambda settings: setattr(settings.layers[0], "by", 2.0),
     ],
-    ids=["number", "function", "table", "tensor for none", "training flag"],
+    ids=["number", "function", "table", "tensor for none", "training flag", "a layer's number"],
 )
 def test_a_compiled_update_notices_what_has_changed_since(change: Callable[[Settings], object]) -> None:
     settings, compiled = Settings(), Compiled(not_expected)
