@@ -1,4 +1,4 @@
-"""Rewrites of a compiled update's graph that keep results out of memory, for processors.
+"""Rewrites of a compiled update's graph, for processors: they keep results out of memory and numbers out of loops.
 
 An update of small networks streams megabytes of activations, gradients and moments through a core's caches: a result
 that is written to fresh memory takes several times as long as one that is not. No rule changes what is computed but for
