@@ -42,7 +42,6 @@ def in_another_process(program: str, **environment: str) -> str:
     ).stdout.strip()  # fmt: skip
 
 
-@pytest.mark.full  # of eager updates, in test_learner_state.py, always
 def test_a_thousand_compiled_updates_in_two_processes_end_with_the_same_bits() -> None:
     program = "import tests.agent.test_executors as t; print(t.compiled_digest(1000))"
     assert in_another_process(program, PYTHONHASHSEED="12345") == compiled_digest(1000)

@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture(scope="module", params=["episode", pytest.param("step", marks=pytest.mark.full)])
+@pytest.fixture(scope="module", params=["episode", "step"])
 def swapped(place: Path, request: pytest.FixtureRequest) -> tuple[str, Path]:
     """A finished run with each value of `online.swap`."""
     swap: str = request.param
