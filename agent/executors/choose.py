@@ -28,9 +28,9 @@ from replay.layout import user_cache
 T = TypeVar("T")
 ExecutorName = Literal["eager", "compiled"]
 ROUNDS = 15
-LIKELY_COMPILE_SECONDS = 60.0
-LIKELY_GAIN = 0.3
-"""Share of an eager update's time that compiling saves (2×256, batch 256, AVX-512)."""
+LIKELY_COMPILE_SECONDS = 40.0
+LIKELY_GAIN = 0.4
+"""Share of an eager update's time that compiling saves (2×256, batch 256; two thirds at 2×128, batch 128)."""
 NEEDED_GAIN = 0.03
 """Compiled must be faster by this share: less is noise."""
 
@@ -52,11 +52,15 @@ class Timing:
     compiled: float | None
     compile: float
 
+    def saving(self) -> float:
+        """Seconds that each compiled update saves; 0 where that is none for certain."""
+        if self.compiled is None or self.compiled > self.eager * (1.0 - NEEDED_GAIN):
+            return 0.0
+        return self.eager - self.compiled
+
     def worth_compiling(self, updates: int) -> bool:
         """Whether `updates` more updates run sooner compiled, compilation included."""
-        if self.compiled is None or self.compiled > self.eager * (1.0 - NEEDED_GAIN):
-            return False
-        return updates * (self.eager - self.compiled) > self.compile
+        return updates * self.saving() > self.compile
 
 
 def choose(
@@ -87,6 +91,7 @@ def choose(
 def _measured(algorithm: Algorithm[Any], compiled: Compiled, updates: int, cache: Path) -> Choice:
     key = key_of(algorithm)
     timing = read_timings(cache).get(key)
+    worth = timing is not None and timing.worth_compiling(updates)
     if timing is None:
         seconds = with_state_kept(algorithm, lambda: run(algorithm, eager, synthetic_batch(algorithm), ROUNDS))
         likely = Timing(eager=seconds, compiled=seconds * (1.0 - LIKELY_GAIN), compile=LIKELY_COMPILE_SECONDS)
@@ -97,7 +102,8 @@ def _measured(algorithm: Algorithm[Any], compiled: Compiled, updates: int, cache
         if not compiled.failed:
             # A compiler that is missing today may be there tomorrow.
             write_timings(cache, {**read_timings(cache), key: timing})
-    if not timing.worth_compiling(updates):
+        worth = timing.saving() > 0.0  # what compiling costs is spent by now
+    if not worth:
         what = "compiling failed" if timing.compiled is None else f"compiled {1e3 * timing.compiled:.2f} ms"
         reason = f"eager {1e3 * timing.eager:.2f} ms an update, {what}, {updates} updates to come"
         return Choice(name="eager", executor=eager, reason=reason)

@@ -169,7 +169,7 @@ def test_choosing_changes_nothing_of_the_learner(tmp_path: Path) -> None:
     timing = read_timings(tmp_path / "cache.json")[key_of(algorithm)]
     assert timing.compiled is not None
     # Whatever was measured here, the choice follows it.
-    assert choice.name == ("compiled" if timing.worth_compiling(100_000_000) else "eager")
+    assert choice.name == ("compiled" if timing.saving() > 0.0 else "eager")
     algorithm.executor = choice.executor
     algorithm.update(random_transitions(np.random.default_rng(1)))
 
@@ -198,6 +198,18 @@ def test_auto_takes_cached_measurements_that_favour_compiling(tmp_path: Path) ->
     algorithm, cache = make_learner(), tmp_path / "cache.json"
     write_timings(cache, {key_of(algorithm): Timing(eager=0.010, compiled=0.006, compile=20.0)})
     assert choose(algorithm, "auto", updates=100_000, say=not_expected, cache=cache).name == "compiled"
+
+
+@pytest.mark.parametrize(("compiled", "name"), [(0.009, "compiled"), (0.0099, "eager"), (0.011, "eager")])
+def test_what_was_compiled_to_be_measured_is_used_if_it_is_faster_whatever_it_cost(
+    compiled: float, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Timing(eager=0.010, compiled=compiled, compile=1e9)
+    monkeypatch.setattr("agent.executors.choose.compare", lambda *_: measured)
+    algorithm, cache = make_learner(), tmp_path / "cache.json"
+    assert choose(algorithm, "auto", updates=10**8, say=not_expected, cache=cache).name == name
+    # A run to come would have to compile again.
+    assert choose(algorithm, "auto", updates=10**8, say=not_expected, cache=cache).name == "eager"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 3}', b'{"a": {"eager": 1}}'])
