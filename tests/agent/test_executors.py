@@ -78,10 +78,11 @@ def test_whoever_waits_is_told_while_a_compiler_works_also_for_a_later_part_of_t
         entered.append(len(compiled._checked))
         yield
 
-    algorithm = make_learner(hidden=(4,), offline_steps=2, extraction="after")
+    # The learner of test_extraction.py, whose graphs are compiled once for both.
+    algorithm = make_learner(offline_steps=4, extraction="after")
     compiled = Compiled(not_expected, working)
     algorithm.executor = compiled
-    learn(algorithm, np.random.default_rng(0), 2)
+    learn(algorithm, np.random.default_rng(0), 4)
     assert entered == [0, 1]  # the values' graph, then the policy's
 
 
