@@ -10,7 +10,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 help:
 	@echo "make demo       the whole loop, start to end (under 6 minutes on 2 cores)"
-	@echo "make test       all tests at reduced repetition counts (some 13 minutes on 2 cores)"
+	@echo "make test       all tests at reduced repetition counts (13 to 17 minutes on 2 cores)"
 	@echo "make test-full  the repetition counts that the promises state"
 	@echo "make check      format, lint, types, layers, documentation"
 	@echo "make docs       the documentation as a site, in site/"

@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -52,15 +52,11 @@ class Timing:
     compiled: float | None
     compile: float
 
-    def saving(self) -> float:
-        """Seconds that each compiled update saves; 0 where that is none for certain."""
-        if self.compiled is None or self.compiled > self.eager * (1.0 - NEEDED_GAIN):
-            return 0.0
-        return self.eager - self.compiled
-
     def worth_compiling(self, updates: int) -> bool:
         """Whether `updates` more updates run sooner compiled, compilation included."""
-        return updates * self.saving() > self.compile
+        if self.compiled is None or self.compiled > self.eager * (1.0 - NEEDED_GAIN):
+            return False
+        return updates * (self.eager - self.compiled) > self.compile
 
 
 def choose(
@@ -91,7 +87,6 @@ def choose(
 def _measured(algorithm: Algorithm[Any], compiled: Compiled, updates: int, cache: Path) -> Choice:
     key = key_of(algorithm)
     timing = read_timings(cache).get(key)
-    worth = timing is not None and timing.worth_compiling(updates)
     if timing is None:
         seconds = with_state_kept(algorithm, lambda: run(algorithm, eager, synthetic_batch(algorithm), ROUNDS))
         likely = Timing(eager=seconds, compiled=seconds * (1.0 - LIKELY_GAIN), compile=LIKELY_COMPILE_SECONDS)
@@ -102,8 +97,8 @@ def _measured(algorithm: Algorithm[Any], compiled: Compiled, updates: int, cache
         if not compiled.failed:
             # A compiler that is missing today may be there tomorrow.
             write_timings(cache, {**read_timings(cache), key: timing})
-        worth = timing.saving() > 0.0  # what compiling costs is spent by now
-    if not worth:
+        timing = replace(timing, compile=0.0)  # which is spent by now
+    if not timing.worth_compiling(updates):
         what = "compiling failed" if timing.compiled is None else f"compiled {1e3 * timing.compiled:.2f} ms"
         reason = f"eager {1e3 * timing.eager:.2f} ms an update, {what}, {updates} updates to come"
         return Choice(name="eager", executor=eager, reason=reason)

@@ -170,7 +170,7 @@ def test_choosing_changes_nothing_of_the_learner(tmp_path: Path) -> None:
     timing = read_timings(tmp_path / "cache.json")[key_of(algorithm)]
     assert timing.compiled is not None
     # Whatever was measured here, the choice follows it.
-    assert choice.name == ("compiled" if timing.saving() > 0.0 else "eager")
+    assert choice.name == ("compiled" if timing.worth_compiling(100_000_000) else "eager")
     algorithm.executor = choice.executor
     algorithm.update(random_transitions(np.random.default_rng(1)))
 

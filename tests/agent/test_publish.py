@@ -228,9 +228,12 @@ def test_a_reader_can_always_open_the_version_on_the_board(
             try:
                 seen.append(read_policy(policy_path(folder, version)).contract.policy_version)
                 assert seen[-1] == version
+            except ExportError as error:
+                # Kept from running for KEEP versions, it may find its own gone: no promise holds any more.
+                if board[Slot.POLICY_VERSION] - version < publish.KEEP:
+                    failures.append(error)
+                    return
             except Exception as error:  # noqa: BLE001 - whatever it is fails the test, in the main thread
-                if board[Slot.POLICY_VERSION] - version >= publish.KEEP:
-                    continue  # kept from running for that long: no promise holds any more
                 failures.append(error)
                 return
 
